@@ -1,0 +1,1 @@
+"""Adapters to the store in which a bootloader keeps what boots next."""

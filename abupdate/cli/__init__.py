@@ -1,0 +1,1 @@
+"""The command line: parses arguments, then imports the one handler that is asked for."""

@@ -1,0 +1,1 @@
+"""Byte formats: bytes in, model values out; nothing here opens a file."""

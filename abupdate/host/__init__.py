@@ -1,0 +1,1 @@
+"""The build host's side: keys, building, signing and inspecting bundles. Never imported on a device."""

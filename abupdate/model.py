@@ -1,0 +1,192 @@
+"""Frozen values that every part speaks in: slots, boot state, attempts, manifests, chunks. No behaviour beyond lookups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class SlotState(Enum):
+    """What a slot is good for, as `status` reports it."""
+
+    EMPTY = "empty"
+    WRITING = "writing"
+    WRITTEN = "written"
+    TRIAL = "trial"
+    CONFIRMED = "confirmed"
+    BAD = "bad"
+
+
+class Phase(Enum):
+    """How far the last attempt to update a slot came, as the record knows it."""
+
+    WRITING = "writing"
+    WRITTEN = "written"
+    ARMED = "armed"
+    CONFIRMED = "confirmed"
+    REVERTED = "reverted"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPolicy:
+    """The numbers that the boot side needs and cannot read from the configuration.
+
+    tries: boots of a slot on trial; budget: boots of a confirmed slot without a healthy userspace (0: not counted);
+    boot_timeout_s: from the arming of the watchdog in the initramfs to the service.
+    """
+
+    tries: int = 3
+    budget: int = 10
+    boot_timeout_s: int = 120
+
+
+@dataclass(frozen=True, slots=True)
+class BootState:
+    """What the bootloader's store says about the next boots.
+
+    order: slots that may boot, first one first. left: boots that each slot has left, for every known slot.
+    trial: the slot on trial or None. policy: None where the store holds none and its defaults hold.
+    floor: mirror of the security counter's floor, None where the store has no room or no value.
+    fresh: the store is valid but holds none of our variables (a board that abupdate never ran on).
+    """
+
+    order: tuple[str, ...]
+    left: Mapping[str, int]
+    trial: str | None = None
+    policy: TrialPolicy | None = None
+    floor: int | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BootTraits:
+    """What a bootloader can do; what is asked beyond it is a configuration error.
+
+    max_tries: most boots a trial may have. counts_confirmed: boots of confirmed slots are counted too.
+    falls_through: a kernel that does not load ends on the next slot in the same boot.
+    armed_in_store: an armed trial can be seen in the store.
+    """
+
+    max_tries: int
+    counts_confirmed: bool
+    falls_through: bool
+    armed_in_store: bool
+
+
+class ImageKind(Enum):
+    """How an image is put on the device."""
+
+    RAW = "raw"
+    FILE = "file"
+    TREE = "tree"
+    CONTAINER = "container"
+    AGENT = "agent"
+
+
+class Codec(Enum):
+    """How stored bytes are encoded."""
+
+    NONE = "none"
+    ZSTD = "zstd"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a bundle, as its manifest describes it.
+
+    size_bytes: bytes on the slot. table_sha256: hash of the image's chunk table (32 bytes). table_bytes: length of that table.
+    payload_bytes: stored bytes of all its chunks; offsets follow from the order of the images.
+    verity_root: dm-verity root hash or None.
+    """
+
+    name: str
+    kind: ImageKind
+    size_bytes: int
+    codec: Codec
+    table_sha256: bytes
+    table_bytes: int
+    payload_bytes: int
+    verity_root: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the release key signs. bundle_id is SHA-256 over the manifest's bytes (32 bytes)."""
+
+    bundle_id: bytes
+    compatible: str
+    hardware_revisions: tuple[str, ...]
+    version: str
+    security_counter: int
+    min_updater: str
+    build_time: int
+    description: str
+    flags: frozenset[str]
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an image.
+
+    offset/size: where it lies on the slot, bytes. sha256: of the bytes on the slot. probe: first 8 bytes of the SHA-256 of
+    the chunk's first 4096 bytes (or all of it when shorter): a cheap way to see that a slot does NOT hold the chunk.
+    stored_offset (from the start of the image's payload)/stored_size/stored_sha256: the encoded bytes.
+    zero: the chunk is all zeros and stored as nothing (stored_size 0). raw: stored as it is although the image is encoded.
+    """
+
+    offset: int
+    size: int
+    sha256: bytes
+    probe: bytes
+    stored_offset: int
+    stored_size: int
+    stored_sha256: bytes
+    zero: bool
+    raw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRecord:
+    """What the record remembers of a slot's content. bundle: bundle id in hex, empty when unknown."""
+
+    state: SlotState
+    version: str = ""
+    bundle: str = ""
+    counter: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The last attempt to change what boots: its target slot, how far it came, in which boot, and why it ended.
+
+    previous: the slot that was confirmed when the attempt began. lease: the fleet's update slot, None on a lone device.
+    boots_started: trial boots in which the service was seen alive.
+    """
+
+    slot: str
+    phase: Phase
+    boot_id: str
+    bundle: str = ""
+    version: str = ""
+    counter: int = 0
+    previous: str = ""
+    lease: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The explaining record in `state_dir`. floor: highest security counter ever confirmed.
+
+    store: location of the boot store that was last seen valid, empty when never. extra: fields of a newer version, kept.
+    """
+
+    floor: int = 0
+    slots: Mapping[str, SlotRecord] = field(default_factory=dict)
+    attempt: Attempt | None = None
+    store: str = ""
+    extra: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The verbs: observe, decide, do one durable step, observe again."""

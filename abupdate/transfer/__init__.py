@@ -1,0 +1,1 @@
+"""From a bundle's stored bytes to verified bytes on a slot."""
