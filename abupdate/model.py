@@ -149,22 +149,75 @@ class Chunk:
     raw: bool
 
 
+class RoleName(Enum):
+    """What the keys of a role may sign."""
+
+    ROOT = "root"
+    RELEASE = "release"
+    SECURITY = "security"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A raw Ed25519 public key (32 bytes). test: made for tests; a device refuses it unless it is told otherwise."""
+
+    raw: bytes
+    test: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature (64 bytes) and the raw public key (32 bytes) that it claims to be by; nothing is verified yet."""
+
+    public_key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """The keys of a role, in ascending order, and how many distinct ones must sign."""
+
+    name: RoleName
+    threshold: int
+    keys: tuple[PublicKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """Who may sign what. body: the exact bytes that the root keys sign. Roles that are not there accept nothing."""
+
+    version: int
+    roles: Mapping[RoleName, Role]
+    signatures: tuple[Signature, ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Why a bundle is accepted: the role whose threshold was met, and the distinct keys of that role that signed."""
+
+    role: RoleName
+    keys: tuple[PublicKey, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class SlotRecord:
-    """What the record remembers of a slot's content. bundle: bundle id in hex, empty when unknown."""
+    """What the record remembers of a slot's content. bundle: bundle id in hex, empty when unknown. extra: as in Record."""
 
     state: SlotState
     version: str = ""
     bundle: str = ""
     counter: int = 0
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """The last attempt to change what boots: its target slot, how far it came, in which boot, and why it ended.
 
-    previous: the slot that was confirmed when the attempt began. lease: the fleet's update slot, None on a lone device.
-    boots_started: trial boots in which the service was seen alive.
+    boot_id: the kernel's boot id in which the attempt was last worked on by hand (flash, activate, revert). previous: the slot that
+    was confirmed when the attempt began. lease: the fleet's update slot, None on a lone device. extra: fields of a newer version, kept.
     """
 
     slot: str
@@ -176,6 +229,7 @@ class Attempt:
     previous: str = ""
     lease: int | None = None
     reason: str = ""
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,3 +244,86 @@ class Record:
     attempt: Attempt | None = None
     store: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)
+
+
+class Situation(Enum):
+    """Where the device stands, derived from facts alone (the ordered table in machine.py)."""
+
+    UNREADABLE = "unreadable"
+    ON_TRIAL = "on-trial"
+    ARMED = "armed"
+    FELL_BACK = "fell-back"
+    UNKNOWN = "unknown"
+    REBOOT_PENDING = "reboot-pending"
+    FELL_THROUGH = "fell-through"
+    STEADY = "steady"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything `decide` may look at, sampled once.
+
+    slots: the configured slots. booted: the slot that runs. boot_id: the kernel's id of this boot. boot: the store's state, None when it
+    is unreadable. store: the store's location. record: None when lost. policy: the configured numbers. heads: what the stored bundle
+    heads say of each slot's content, for a record that is lost. settled: the service has already dealt with this boot's outcome.
+    reset: how the previous boot ended as far as the platform tells ("watchdog", "panic" or "").
+    """
+
+    slots: tuple[str, ...]
+    booted: str
+    boot_id: str
+    boot: BootState | None
+    store: str
+    record: Record | None
+    policy: TrialPolicy
+    heads: Mapping[str, SlotRecord] = field(default_factory=dict)
+    settled: bool = False
+    reset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitBoot:
+    """Durable step: write this state to the bootloader's store."""
+
+    state: BootState
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildBoot:
+    """Durable step: write an unreadable store anew."""
+
+    state: BootState
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRecord:
+    """Durable step: replace the record."""
+
+    record: Record
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveHead:
+    """Durable step: keep the bundle's head (manifest, signatures, chunk tables) of the slot that is about to be written."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSlot:
+    """Durable step: write the images to the slot and flush."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """Step: read the slot from the medium and verify it."""
+
+    slot: str
+
+
+Step = CommitBoot | RebuildBoot | SaveRecord | SaveHead | WriteSlot | ReadBack
