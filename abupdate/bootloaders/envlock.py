@@ -1,0 +1,78 @@
+"""fw_setenv's own lock, taken the way libubootenv takes it, so that neither undoes what the other writes.
+
+libubootenv 0.3 holds flock(LOCK_EX) on /var/lock/fw_printenv.lock from before it reads until after it has written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from abupdate.errors import Busy
+
+LOCK_PATH = Path("/var/lock/fw_printenv.lock")
+_WRITE_WAIT_S = 10.0
+_READ_WAIT_S = 2.0
+_RETRY_S = 0.01
+
+
+def lock_problem(path: Path = LOCK_PATH) -> str:
+    """Empty, or why the lock cannot be shared with fw_setenv here (one line, for `doctor`)."""
+    try:
+        os.close(_open(path))
+    except OSError as error:
+        return f"{path}: {error.strerror}: a fw_setenv that runs at the same time could be undone"
+    return ""
+
+
+@contextmanager
+def environment_lock(path: Path, fallback: Path, *, writing: bool) -> Iterator[None]:
+    """Hold the lock; on `fallback` (fw_env.config itself) where `path` cannot be opened: abupdate is then safe from itself alone.
+
+    Writing waits up to 10 s and raises Busy; reading waits up to 2 s and then goes on without it: a copy that is being written
+    shows a wrong checksum and the other one counts.
+    """
+    fd = _first_open(path, fallback)
+    try:
+        if fd >= 0 and not _locked(fd, _WRITE_WAIT_S if writing else _READ_WAIT_S, exclusive=writing) and writing:
+            raise Busy("another program holds the lock of the U-Boot environment", f"see who has {path} open: fuser {path}")
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _first_open(*paths: Path) -> int:
+    for path in paths:
+        try:
+            return _open(path)
+        except OSError:
+            continue
+    return -1
+
+
+def _open(path: Path) -> int:
+    # First without O_CREAT: with fs.protected_regular even root may not "create" a file that another user made in /run/lock.
+    # flock needs no write permission, so that the lock of root can be shared by a user who works on image files.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        return os.open(path, flags | os.O_CREAT, 0o644)
+
+
+def _locked(fd: int, wait_s: float, *, exclusive: bool) -> bool:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_RETRY_S)
+        else:
+            return True

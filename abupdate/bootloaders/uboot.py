@@ -1,0 +1,179 @@
+"""Boot state in U-Boot's environment, single or redundant, where fw_env.config says that it lies.
+
+A commit is one durable write of the copy that does not count at the moment, made under fw_setenv's lock from what is on the medium
+then; the flag in it makes it count. Cut off anywhere, the write leaves a copy with a wrong checksum and the old one counts. On NOR
+flash the old copy is marked obsolete afterwards; cut off before that, either copy counts, and each is whole. A single environment
+is overwritten where it lies and can tear: `single` tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.bootloaders.envarea import Area, Ioctl, MediumError, open_area, system_ioctl
+from abupdate.bootloaders.envlock import LOCK_PATH, environment_lock, lock_problem
+from abupdate.bootloaders.ubootvars import changed, state_of
+from abupdate.errors import ConfigError, Failed, StoreUnreadable
+from abupdate.formats import fwenvconfig
+from abupdate.formats.ubootenv import EnvCopy, Environment, Scheme, choose, decode, encode, next_flag, rebuilt_flags
+from abupdate.model import BootState, BootTraits
+
+_TRAITS = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True)
+# What libubootenv takes when no copy is valid: the variables that this U-Boot was built with, one NAME=VALUE a line.
+DEFAULT_ENVIRONMENT = Path("/etc/u-boot-initial-env")
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What the medium holds: the areas, each one's copy (None: invalid), which one counts."""
+
+    areas: tuple[Area, ...]
+    scheme: Scheme
+    copies: tuple[EnvCopy | None, ...]
+    current: int
+
+    @property
+    def environment(self) -> Environment:
+        copy = self.copies[self.current]
+        return copy.environment if copy is not None else Environment()
+
+
+class UBootStore:
+    """`ports.Bootloader` over fw_env.config. Raises ConfigError at once for a configuration that cannot be read or makes no sense."""
+
+    def __init__(
+        self,
+        config_path: Path,
+        slots: tuple[str, ...],
+        *,
+        lock_path: Path = LOCK_PATH,
+        default_environment: Path = DEFAULT_ENVIRONMENT,
+        run_ioctl: Ioctl = system_ioctl,
+    ) -> None:
+        self._config_path = config_path
+        self._slots = slots
+        self._lock_path = lock_path
+        self._default_environment = default_environment
+        self._run_ioctl = run_ioctl
+        try:
+            with config_path.open("rb") as file:
+                text = file.read(fwenvconfig.MAX_CONFIG_BYTES + 1)
+        except OSError as error:
+            hint = "[bootloader] fw_env_config names the file that tells where U-Boot's environment lies"
+            raise ConfigError(f"{config_path}: {error.strerror}", hint) from None
+        self._locations = fwenvconfig.parse(text, str(config_path))
+
+    @property
+    def traits(self) -> BootTraits:
+        """Counters are hexadecimal; two digits are more than any trial needs."""
+        return _TRAITS
+
+    @property
+    def location(self) -> str:
+        """Devices, offsets and sizes as configured."""
+        return "uboot:" + ",".join(map(str, self._locations))
+
+    @property
+    def single(self) -> bool:
+        """True when there is one copy alone: a power cut in a commit can lose the whole environment."""
+        return len(self._locations) == 1
+
+    @property
+    def lock_problem(self) -> str:
+        """Empty, or why fw_setenv's lock cannot be taken here (for `doctor`)."""
+        return lock_problem(self._lock_path)
+
+    def read(self) -> BootState:
+        """The state that counts. Raises StoreUnreadable when every copy is invalid, ConfigError when a place cannot be read."""
+        with environment_lock(self._lock_path, self._config_path, writing=False):
+            loaded = self._load()
+        return state_of(self._valid(loaded).environment, self._slots)
+
+    def invalid_copies(self) -> tuple[int, ...]:
+        """Indices of copies whose checksum is wrong (for `doctor`; one of two is no fault, the next commit goes over it)."""
+        with environment_lock(self._lock_path, self._config_path, writing=False):
+            loaded = self._load()
+        return tuple(index for index, copy in enumerate(loaded.copies) if copy is None)
+
+    def commit(self, state: BootState) -> None:
+        """Write the state over the copy that does not count; nothing when the store says just this already."""
+        with environment_lock(self._lock_path, self._config_path, writing=True):
+            self._update(self._valid(self._load()), state)
+
+    def rebuild(self, state: BootState) -> None:
+        """Write all copies anew when none is valid; what others stored is lost, U-Boot's built-in variables come from DEFAULT_ENVIRONMENT.
+
+        A store that turns out to be valid is committed to instead.
+        """
+        with environment_lock(self._lock_path, self._config_path, writing=True):
+            loaded = self._load()
+            if any(copy is not None for copy in loaded.copies):
+                self._update(loaded, state)
+                return
+            wanted = changed(self._defaults(), state, self._slots)
+            for area, flag in zip(loaded.areas, rebuilt_flags(), strict=False):
+                area.write(encode(wanted, area.location.size_bytes, loaded.scheme, flag))
+
+    @property
+    def has_defaults(self) -> bool:
+        """True where `rebuild` can also restore the variables that U-Boot itself was built with (its boot command among them)."""
+        return self._default_environment.is_file()
+
+    def _defaults(self) -> Environment:
+        try:
+            with self._default_environment.open("rb") as file:
+                text = file.read(self._locations[0].size_bytes + 1)
+        except OSError:
+            return Environment()
+        lines = (line.rstrip(b"\r") for line in text.split(b"\n"))
+        return Environment(tuple(line for line in lines if b"=" in line[1:] and not line.startswith(b"#") and b"\0" not in line))
+
+    def _update(self, loaded: _Loaded, state: BootState) -> None:
+        wanted = changed(loaded.environment, state, self._slots)
+        if wanted != loaded.environment:
+            _store(loaded, wanted)
+
+    def _load(self) -> _Loaded:
+        areas = tuple(open_area(location, self._run_ioctl) for location in self._locations)
+        if len({area.scheme for area in areas}) != 1:
+            raise ConfigError(f"{self._config_path}: the two copies lie on different kinds of flash", "their flags would not mean the same")
+        scheme = Scheme.SINGLE if self.single else areas[0].scheme
+        copies: list[EnvCopy | None] = []
+        failures: list[MediumError] = []
+        for area in areas:
+            try:
+                copies.append(decode(area.read(), scheme))
+            except StoreUnreadable:
+                copies.append(None)
+            except MediumError as error:
+                copies.append(None)
+                failures.append(error)
+        if len(failures) == len(areas):
+            raise ConfigError(failures[0].message, "the medium under the U-Boot environment is failing")
+        flags = [copy.flag if copy is not None else None for copy in copies]
+        current = next((index for index, flag in enumerate(flags) if flag is not None), 0)
+        if len(flags) == 2 and flags[0] is not None and flags[1] is not None:
+            current = choose(flags[0], flags[1], scheme)
+        return _Loaded(areas, scheme, tuple(copies), current)
+
+    def _valid(self, loaded: _Loaded) -> _Loaded:
+        if all(copy is None for copy in loaded.copies):
+            copies = "the environment's checksum is" if self.single else "both copies' checksums are"
+            raise StoreUnreadable(
+                f"{self._locations[0].device}: {copies} wrong: there is no valid boot state",
+                f"check {self._config_path}; `abupdate doctor --fix` shows and writes a new one",
+            )
+        return loaded
+
+
+def _store(loaded: _Loaded, environment: Environment) -> None:
+    """One write of the other copy, read back by the area; then, on NOR flash, the old copy's mark."""
+    old = loaded.copies[loaded.current]
+    if old is None:
+        raise Failed("the U-Boot environment changed between reading and writing")
+    target = 1 - loaded.current if len(loaded.areas) == 2 else 0
+    area = loaded.areas[target]
+    area.write(encode(environment, area.location.size_bytes, loaded.scheme, next_flag(old.flag, loaded.scheme)))
+    if loaded.scheme is Scheme.BOOLEAN:
+        loaded.areas[loaded.current].mark_obsolete()

@@ -1,0 +1,115 @@
+"""Boot state <-> variables of U-Boot's environment: RAUC's names, and ours beside them. Pure.
+
+    BOOT_ORDER            slots that may boot, first one first, by spaces
+    BOOT_<slot>_LEFT      boots left, hexadecimal as RAUC writes it
+    BOOT_TRIAL            slot on trial; absent or empty: none
+    BOOT_TRIES, BOOT_BUDGET, BOOT_TIMEOUT    the trial's numbers for the boot script, hexadecimal; its defaults are 3, a, 78
+    BOOT_FLOOR            mirror of the security counter's floor, hexadecimal
+
+Read with a default for each that is missing alone: all slots in configured order; the budget (10 where not counted) for a slot that
+is in the order, 0 for one that is not. Slots that are not configured are passed over, and leave BOOT_ORDER at the next commit.
+A LEFT that is no number counts as 0, a policy or floor that is none as missing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from abupdate.errors import ConfigError
+from abupdate.formats.ubootenv import Environment
+from abupdate.model import BootState, TrialPolicy
+
+_ORDER, _TRIAL, _FLOOR = "BOOT_ORDER", "BOOT_TRIAL", "BOOT_FLOOR"
+_TRIES, _BUDGET, _TIMEOUT = "BOOT_TRIES", "BOOT_BUDGET", "BOOT_TIMEOUT"
+_DEFAULTS = TrialPolicy()
+# U-Boot's own parser takes the prefix too; its numbers are 64 bits wide on the widest machines.
+_HEX = re.compile(rb"(?:0[xX])?([0-9a-fA-F]{1,16})")
+_MAX_NUMBER = (1 << 64) - 1
+
+
+def left_name(slot: str) -> str:
+    """Name of the variable that counts a slot's boots."""
+    return f"BOOT_{slot}_LEFT"
+
+
+def state_of(environment: Environment, slots: tuple[str, ...]) -> BootState:
+    """What the variables say about the configured slots; never raises."""
+    names = (_ORDER, _TRIAL, _TRIES, _BUDGET, _TIMEOUT, _FLOOR, *map(left_name, slots))
+    fresh = all(environment.get(name) is None for name in names)
+    policy = _policy(environment)
+    order = _order(environment, slots)
+    full = (policy or _DEFAULTS).budget or _DEFAULTS.budget
+    left = {slot: _left(environment, slot, full if slot in order else 0) for slot in slots}
+    trial = (environment.get(_TRIAL) or b"").decode(errors="replace").strip()
+    return BootState(
+        order=order,
+        left=left,
+        trial=trial if trial in slots else None,
+        policy=policy,
+        floor=_number(environment.get(_FLOOR)),
+        fresh=fresh,
+    )
+
+
+def changed(environment: Environment, state: BootState, slots: tuple[str, ...]) -> Environment:
+    """The environment with the whole state in it. A policy or floor that is None stays as the store has it.
+
+    Raises ConfigError for a state without a bootable slot, with slots that are not configured or counters that no boot script can hold.
+    """
+    strangers = [slot for slot in (*state.order, *state.left, state.trial or slots[0]) if slot not in slots]
+    if strangers:
+        raise ConfigError(f"slot {strangers[0]!r} is not configured", f"configured are {', '.join(slots)}")
+    if not state.order:
+        raise ConfigError("a boot order without a slot would leave the device dark", "at least the running slot belongs into it")
+    values: dict[str, bytes | None] = {_ORDER: " ".join(dict.fromkeys(state.order)).encode()}
+    for slot in slots:
+        values[left_name(slot)] = _hexadecimal(state.left.get(slot, 0))
+    values[_TRIAL] = state.trial.encode() if state.trial else None
+    if state.policy is not None:
+        numbers = {_TRIES: state.policy.tries, _BUDGET: state.policy.budget, _TIMEOUT: state.policy.boot_timeout_s}
+        values.update({name: _hexadecimal(number) for name, number in numbers.items()})
+    if state.floor is not None:
+        values[_FLOOR] = _hexadecimal(state.floor)
+    return environment.changed(values)
+
+
+def _order(environment: Environment, slots: tuple[str, ...]) -> tuple[str, ...]:
+    raw = environment.get(_ORDER)
+    if raw is None:
+        return slots
+    named = raw.decode(errors="replace").split()
+    return tuple(dict.fromkeys(slot for slot in named if slot in slots))
+
+
+def _left(environment: Environment, slot: str, default: int) -> int:
+    raw = environment.get(left_name(slot))
+    if raw is None:
+        return default
+    return _number(raw) or 0
+
+
+def _policy(environment: Environment) -> TrialPolicy | None:
+    raw = {name: environment.get(name) for name in (_TRIES, _BUDGET, _TIMEOUT)}
+    if all(value is None for value in raw.values()):
+        return None
+    return TrialPolicy(
+        tries=_number_or(raw[_TRIES], _DEFAULTS.tries),
+        budget=_number_or(raw[_BUDGET], _DEFAULTS.budget),
+        boot_timeout_s=_number_or(raw[_TIMEOUT], _DEFAULTS.boot_timeout_s),
+    )
+
+
+def _number(raw: bytes | None) -> int | None:
+    match = _HEX.fullmatch(raw or b"")
+    return None if match is None else int(match.group(1), 16)
+
+
+def _number_or(raw: bytes | None, default: int) -> int:
+    number = _number(raw)
+    return default if number is None else number
+
+
+def _hexadecimal(number: int) -> bytes:
+    if not 0 <= number <= _MAX_NUMBER:
+        raise ConfigError(f"{number} does not fit into a counter of the U-Boot environment", f"0 to {_MAX_NUMBER} do")
+    return b"%x" % number
