@@ -52,6 +52,17 @@ class Target(Protocol):
         """Release the device."""
 
 
+@runtime_checkable
+class SparseTarget(Target, Protocol):
+    """A target that knows of zeros: devices that can be told to zero a range, files with holes."""
+
+    def zero_range(self, offset: int, length: int) -> bool:
+        """Make a range read as zeros without sending zeros; False where that is not offered (then nothing has changed)."""
+
+    def next_data(self, offset: int, end: int) -> int:
+        """First multiple of 4096 in [offset, end) at which there may be data; `end` where the rest is a hole."""
+
+
 class Source(Protocol):
     """Where a bundle's bytes come from."""
 
@@ -71,3 +82,23 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the source."""
+
+
+@runtime_checkable
+class RandomSource(Source, Protocol):
+    """A seekable source that several threads may read at once."""
+
+    @property
+    def position(self) -> int:
+        """Where the next `read_into` reads, bytes from the start."""
+
+    def read_at(self, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer from an offset, whatever the position; a short count means the end."""
+
+
+@runtime_checkable
+class WaitingSource(Source, Protocol):
+    """A source whose reads may wait for long: a pipe, a network."""
+
+    def cancel(self) -> None:
+        """End a read that waits in another thread, now or later, with Failed."""
