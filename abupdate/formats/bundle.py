@@ -284,9 +284,8 @@ def _read_signed(reader: _Reader, size_bytes: int | None) -> Signed:
 
 
 def _decode_header(data: bytes) -> Header:
-    magic, version, flags, manifest_bytes, signatures_bytes, chain_bytes, tables_bytes, payload_bytes, total_bytes, digest, zeros = (
-        HEADER.unpack(data)
-    )
+    magic, version, flags, *lengths, digest, zeros = HEADER.unpack(data)
+    manifest_bytes, signatures_bytes, chain_bytes, tables_bytes, payload_bytes, total_bytes = lengths
     if magic != MAGIC:
         raise Refused("this is not a bundle", "`abupdate bundle create` makes one")
     if version != FORMAT_VERSION:

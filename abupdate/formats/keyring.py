@@ -155,18 +155,14 @@ def check_self_signed(keyring: Keyring) -> None:
     good = signature.signers(keyring.signatures, (key.raw for key in all_keys(keyring)), signed)
     count = sum(key.raw in good for key in role.keys)
     if count < role.threshold:
-        raise Refused(
-            f"the keyring is signed by {count} of its root keys and needs {role.threshold}", "sign it with `abupdate keys keyring --sign`"
-        )
+        raise Refused(f"the keyring is signed by {count} of its root keys and needs {role.threshold}", "sign it with the root keys")
 
 
 def check_test_keys(keyring: Keyring, allowed: bool) -> None:
     """Refuse a keyring that holds a key marked as a test key, unless test keys are allowed (`trust.allow_test_keys`)."""
     for key in all_keys(keyring):
         if key.test and not allowed:
-            raise Refused(
-                f"the keyring holds the test key {signature.key_id(key.raw)}", "on a test device set trust.allow_test_keys = true"
-            )
+            raise Refused(f"the keyring holds the test key {signature.key_id(key.raw)}", "set trust.allow_test_keys = true")
 
 
 def check_bundle(manifest: Manifest, manifest_bytes: bytes, signatures: Iterable[Signature], keyring: Keyring) -> Approval:

@@ -63,9 +63,7 @@ def check_public_key(public_key: bytes) -> None:
     if len(public_key) != KEY_BYTES:
         raise Refused(f"a public key has {len(public_key)} bytes instead of {KEY_BYTES}")
     if not _is_safe_point(public_key):
-        raise Refused(
-            f"public key {key_id(public_key)} is not a safe Ed25519 key", "it may have been made to let anything pass; make a new one"
-        )
+        raise Refused(f"public key {key_id(public_key)} is not a safe Ed25519 key", "anything may pass under it; make a new one")
 
 
 def verify(public_key: bytes, signature: bytes, signed: bytes) -> bool:

@@ -1,0 +1,93 @@
+"""The verbs `bundle create`, `bundle sign` and `bundle extract`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from abupdate.cli.trust import load_keyring
+from abupdate.errors import ConfigError
+from abupdate.formats import keyring as keyring_format
+from abupdate.formats import signature
+from abupdate.formats.bundle import Signed
+from abupdate.host import create as host_create
+from abupdate.host import extract as host_extract
+from abupdate.host import resign, spec
+from abupdate.host.signing import load_signers
+
+
+def create(args: argparse.Namespace) -> int:
+    """Build a bundle."""
+    if args.level is not None and not 1 <= args.level <= 22:
+        raise ConfigError(f"--level {args.level} is not between 1 and 22")
+    signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
+    recipe = spec.load(args.spec, level=args.level)
+    manifest = host_create.create(recipe, args.output, signers, _progress(args))
+    size_bytes = args.output.stat().st_size
+    if args.json:
+        signed_by = sorted(signature.key_id(signer.public.raw) for signer in signers)
+        print(
+            json.dumps(
+                {
+                    "file": str(args.output),
+                    "bundle": manifest.bundle_id.hex(),
+                    "version": manifest.version,
+                    "size_bytes": size_bytes,
+                    "signed_by": signed_by,
+                }
+            )
+        )
+    elif not args.quiet:
+        print(f"{args.output}: {manifest.compatible} {manifest.version}, {size_bytes} bytes, bundle {manifest.bundle_id.hex()}")
+    return 0
+
+
+def sign(args: argparse.Namespace) -> int:
+    """Add signatures."""
+    signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
+    signed = resign.add_signatures(args.bundle, signers)
+    signed_by = [signature.key_id(item.public_key) for item in signed.signatures]
+    if args.json:
+        print(json.dumps({"file": str(args.bundle), "bundle": signed.manifest.bundle_id.hex(), "signed_by": signed_by}))
+    elif not args.quiet:
+        print(f"{args.bundle}: signed by {', '.join(signed_by)}")
+    return 0
+
+
+def extract(args: argparse.Namespace) -> int:
+    """Unpack the images."""
+    check: Callable[[Signed], object] | None = None
+    if args.keyring is not None:
+        ring = load_keyring(args.keyring)
+
+        def check(signed: Signed) -> object:
+            return keyring_format.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring)
+
+    written: dict[str, Path] = host_extract.extract(args.bundle, args.output, check)
+    if args.json:
+        print(json.dumps({"images": {name: str(path) for name, path in written.items()}, "signatures_checked": check is not None}))
+    elif not args.quiet:
+        for name, path in written.items():
+            print(f"{name}: {path}")
+        if check is None:
+            print("the signatures were not checked; --keyring does that", file=sys.stderr)
+    return 0
+
+
+def _progress(args: argparse.Namespace) -> Callable[[int, int], None] | None:
+    """A percentage on standard error where a person looks on."""
+    if args.quiet or not sys.stderr.isatty():
+        return None
+    shown = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // total if total else 100
+        if percent != shown:
+            shown = percent
+            print(f"\r{percent:3d} %", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show

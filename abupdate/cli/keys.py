@@ -1,0 +1,42 @@
+"""The verbs `keys generate` and `keys keyring`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from abupdate.formats import signature
+from abupdate.host import keyrings, keys
+from abupdate.host.signing import load_signers
+from abupdate.model import RoleName
+
+
+def generate(args: argparse.Namespace) -> int:
+    """Make a key pair."""
+    passphrase = keys.read_passphrase(args.passphrase_file) if args.passphrase_file else None
+    private, public, key = keys.generate(args.name, passphrase=passphrase, test=args.test)
+    name = signature.key_id(key.raw)
+    if args.json:
+        print(json.dumps({"private": str(private), "public": str(public), "key_id": name, "test": key.test}))
+    elif not args.quiet:
+        print(f"{private} and {public}: {'test key' if key.test else 'key'} {name}")
+    return 0
+
+
+def keyring(args: argparse.Namespace) -> int:
+    """Make a signed keyring."""
+    requests = {role: keyrings.RoleRequest(getattr(args, role.value), getattr(args, f"{role.value}_threshold")) for role in RoleName}
+    signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
+    built = keyrings.create(args.output, args.keyring_version, requests, signers)
+    roles = {
+        role.name.value: {"threshold": role.threshold, "keys": [signature.key_id(key.raw) for key in role.keys]}
+        for role in built.roles.values()
+    }
+    if args.json:
+        signed_by = [signature.key_id(item.public_key) for item in built.signatures]
+        print(json.dumps({"file": str(args.output), "version": built.version, "roles": roles, "signed_by": signed_by}))
+    elif not args.quiet:
+        print(f"{args.output}: keyring version {built.version}")
+        for role in built.roles.values():
+            print(f"  {role.name.value}: {role.threshold} of {', '.join(signature.key_id(key.raw) for key in role.keys)}")
+    return 0

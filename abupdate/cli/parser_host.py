@@ -1,0 +1,77 @@
+"""Arguments of the verbs that make and look at bundles and keys. Imports nothing that costs time."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+ROLES = ("root", "release", "security", "admin")
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare `info`, `bundle` and `keys`; each sets `handler` to `module:function`."""
+    _add_info(subparsers)
+    _add_bundle(subparsers)
+    _add_keys(subparsers)
+
+
+def _add_info(subparsers: Subparsers) -> None:
+    info = subparsers.add_parser("info", help="show what a bundle holds and who signed it")
+    info.add_argument("bundle", metavar="BUNDLE", help="a path, or - for standard input")
+    info.add_argument("--keyring", type=Path, metavar="FILE", help="say whether this keyring accepts it (exit 3 when not)")
+    info.set_defaults(handler="abupdate.cli.info:show")
+
+
+def _add_bundle(subparsers: Subparsers) -> None:
+    verbs = subparsers.add_parser("bundle", help="create, sign and unpack bundles").add_subparsers(
+        title="verbs", dest="bundle_verb", required=True, metavar="VERB"
+    )
+    create = verbs.add_parser("create", help="build a bundle from a SPEC.toml")
+    create.add_argument("spec", type=Path, metavar="SPEC.toml")
+    create.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    create.add_argument("--level", type=int, metavar="N", help="zstd level, 1 to 22, instead of the SPEC's (which is 15 by default)")
+    _add_signing(create, "--key")
+    create.set_defaults(handler="abupdate.cli.bundle:create")
+    sign = verbs.add_parser("sign", help="add a signature to a bundle")
+    sign.add_argument("bundle", type=Path, metavar="BUNDLE")
+    _add_signing(sign, "--key")
+    sign.set_defaults(handler="abupdate.cli.bundle:sign")
+    extract = verbs.add_parser("extract", help="write a bundle's images to files, verified")
+    extract.add_argument("bundle", type=Path, metavar="BUNDLE")
+    extract.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    extract.add_argument("--keyring", type=Path, metavar="FILE", help="refuse a bundle that this keyring does not accept")
+    extract.set_defaults(handler="abupdate.cli.bundle:extract")
+
+
+def _add_keys(subparsers: Subparsers) -> None:
+    verbs = subparsers.add_parser("keys", help="make keys and keyrings").add_subparsers(
+        title="verbs", dest="keys_verb", required=True, metavar="VERB"
+    )
+    generate = verbs.add_parser("generate", help="make a key pair NAME.pem and NAME.pub")
+    generate.add_argument("name", type=Path, metavar="NAME", help="may be a path")
+    generate.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypt the private key with the file's first line")
+    generate.add_argument("--test", action="store_true", help="mark the key as a test key, which devices refuse")
+    generate.set_defaults(handler="abupdate.cli.keys:generate")
+    keyring = verbs.add_parser("keyring", help="make a signed keyring from public keys")
+    keyring.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    keyring.add_argument("--version", type=int, required=True, metavar="N", dest="keyring_version")
+    for role in ROLES:
+        required = role in ("root", "release")
+        keyring.add_argument(f"--{role}", type=Path, action="append", default=[], required=required, metavar="KEY.pub")
+        keyring.add_argument(f"--{role}-threshold", type=int, metavar="N", help="how many distinct keys must sign (1)")
+    _add_signing(keyring, "--sign")
+    keyring.set_defaults(handler="abupdate.cli.keys:keyring")
+
+
+def _add_signing(parser: argparse.ArgumentParser, option: str) -> None:
+    parser.add_argument(
+        option, dest="keys", type=Path, action="append", required=True, metavar="KEY.pem", help="sign with it; may be repeated"
+    )
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line opens the encrypted ones of the keys")
+    parser.add_argument(
+        "--sign-with", metavar="CMD", help="a command signs for the keys that are given as .pub: message on stdin, raw signature on stdout"
+    )

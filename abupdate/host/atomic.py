@@ -1,0 +1,102 @@
+"""Output files that appear whole or not at all, and copies that keep holes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from abupdate.errors import ConfigError, Failed
+
+_PIECE_BYTES = 1024 * 1024
+
+
+@contextmanager
+def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[int]:
+    """A file descriptor to write `path` through: a file beside it, which takes its place at the end of the block.
+
+    File fsync, rename, directory fsync, so that after a power cut there is the old file or the whole new one. An exception
+    in the block leaves `path` as it was. mode: of the new file, in full (no umask). replace False: an existing file is a
+    ConfigError. Raises ConfigError where the folder is missing or not writable, Failed for other I/O errors.
+    """
+    if not replace and os.path.lexists(path):
+        raise ConfigError(f"{path} exists", "choose another name, or remove it first")
+    try:
+        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        try:
+            os.fchmod(fd, mode)
+            yield fd
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if replace:
+            temporary.replace(path)
+        else:
+            # A link fails where the name was taken in the meantime; a rename would overwrite it.
+            path.hardlink_to(temporary)
+            temporary.unlink()
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        if isinstance(error, FileExistsError):
+            raise ConfigError(f"{path} exists", "choose another name, or remove it first") from error
+        if isinstance(error, OSError):
+            raise Failed(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write everything at an offset; a short write goes on, an error is an OSError."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view = view[count:]
+        offset += count
+
+
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts (from, to) of a file between two offsets that are not holes; all of it where the file system cannot tell."""
+    position = start
+    while position < end:
+        try:
+            begin = os.lseek(fd, position, os.SEEK_DATA)
+            stop = os.lseek(fd, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+            begin, stop = position, end
+        if begin >= end:
+            return
+        yield begin, min(stop, end)
+        position = stop
+
+
+def copy_range(source: int, start: int, end: int, target: int, offset: int) -> None:
+    """Copy the bytes between two offsets of a file to an offset of another; holes stay holes. The target must be empty there.
+
+    Raises Failed where the source is shorter.
+    """
+    for begin, stop in data_ranges(source, start, end):
+        position = begin
+        while position < stop:
+            piece = os.pread(source, min(_PIECE_BYTES, stop - position), position)
+            if not piece:
+                raise Failed("the file got shorter while it was read")
+            pwrite_all(target, piece, offset + position - start)
+            position += len(piece)
+    if os.fstat(target).st_size < offset + end - start:
+        os.ftruncate(target, offset + end - start)

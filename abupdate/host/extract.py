@@ -1,0 +1,54 @@
+"""Takes the images out of a bundle, every chunk verified before it is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from abupdate.errors import ConfigError, Refused
+from abupdate.formats import bundle
+from abupdate.formats.codec import Decoder
+from abupdate.host.atomic import output, pwrite_all
+
+
+def extract(path: Path, folder: Path, check: Callable[[bundle.Signed], object] | None = None) -> dict[str, Path]:
+    """Write each image to FOLDER/NAME.img (zero chunks become holes); returns the files by image name.
+
+    `check` decides about the signatures before anything else is read. An image that is damaged leaves no file; files that
+    exist are never overwritten (ConfigError). Raises Refused for a fault in the bundle.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    with file:
+        head = bundle.read_head(file.read, os.fstat(file.fileno()).st_size, check)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make {folder}: {error.strerror}") from error
+        written: dict[str, Path] = {}
+        for image in head.signed.manifest.images:
+            target = folder / f"{image.name}.img"
+            with output(target, replace=False) as fd:
+                _extract_image(file, head, image.name, fd)
+                os.ftruncate(fd, image.size_bytes)
+            written[image.name] = target
+    return written
+
+
+def _extract_image(file: BinaryIO, head: bundle.Head, name: str, fd: int) -> None:
+    decoder = Decoder()
+    start = head.signed.payload_offset(name)
+    for chunk in head.tables.chunks(name):
+        if chunk.zero:
+            continue
+        file.seek(start + chunk.stored_offset)
+        stored = file.read(chunk.stored_size)
+        try:
+            data = decoder.decode(chunk, stored)
+        except Refused as error:
+            raise Refused(f"image {name}: {error.message}", error.hint) from error
+        pwrite_all(fd, data, chunk.offset)
