@@ -42,6 +42,19 @@ def system_ioctl(fd: int, request: int, buffer: bytearray) -> int:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of bytes on a medium; two names of one device or file have the same `medium`."""
+
+    medium: tuple[int, int]
+    start: int
+    end: int
+
+    def overlaps(self, other: Span) -> bool:
+        """True when both share a byte."""
+        return self.medium == other.medium and self.start < other.end and other.start < self.end
+
+
 class MediumError(Failed):
     """The medium under one copy cannot be read; the other copy may be fine."""
 
@@ -65,6 +78,9 @@ class Area(Protocol):
 
     def mark_obsolete(self) -> None:
         """BOOLEAN only: clear the flag without an erase."""
+
+    def span(self) -> Span:
+        """What a write touches."""
 
 
 def open_area(location: EnvLocation, run_ioctl: Ioctl = system_ioctl, sys_block: Path = Path("/sys/class/block")) -> Area:
@@ -106,11 +122,18 @@ class FileArea:
                 first = start - start % mmap.PAGESIZE
                 os.posix_fadvise(fd, first, start - first + len(data) + mmap.PAGESIZE, os.POSIX_FADV_DONTNEED)
             except OSError as error:
+                if error.errno in (errno.EPERM, errno.EROFS):  # a read-only disk opens for writing and refuses the first write
+                    raise _unusable(self.location, error) from None
                 raise Failed(f"{self.location.device}: cannot write the U-Boot environment: {error.strerror}") from None
             _compare(_pread(fd, start, self.location), data, self.location)
 
     def mark_obsolete(self) -> None:
         raise Failed(f"{self.location.device}: has no boolean flag")
+
+    def span(self) -> Span:
+        with _opened(self.location, os.O_RDONLY) as fd:
+            start = self._start(fd)
+            return Span(_medium(fd), start, start + self.location.size_bytes)
 
     def _start(self, fd: int) -> int:
         mode = os.fstat(fd).st_mode
@@ -196,12 +219,18 @@ class FlashArea:
             except OSError as error:
                 raise Failed(f"{self.location.device}: cannot mark the old U-Boot environment: {error.strerror}") from None
 
+    def span(self) -> Span:
+        with _opened(self.location, os.O_RDONLY) as fd:
+            return Span(_medium(fd), self.location.offset, self.location.offset + self._sectors() * self.sector_bytes)
+
+    def _sectors(self) -> int:
+        # libubootenv's rule: without a number of sectors there is none to spare.
+        return max(self.location.sectors, -(-self.location.size_bytes // self.sector_bytes))
+
     def _good_sectors(self, fd: int) -> Iterator[tuple[int, int]]:
         """(start, bytes of the environment in it) of each sector in use."""
         start, rest = self.location.offset, self.location.size_bytes
-        # libubootenv's rule: without a number of sectors there is none to spare.
-        needed = -(-rest // self.sector_bytes)
-        left = max(self.location.sectors, needed)
+        left = self._sectors()
         while rest > 0:
             if left == 0 or start + self.sector_bytes > self.size_bytes:
                 raise MediumError(f"{self.location.device}: too many bad blocks under the U-Boot environment")
@@ -286,11 +315,16 @@ def _opened(location: EnvLocation, flags: int) -> Iterator[int]:
 
 def _unusable(location: EnvLocation, error: OSError) -> ConfigError:
     hint = "see the first field in fw_env.config"
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno == errno.EACCES:
         hint = "run as root"
-    elif error.errno == errno.EROFS:
+    elif error.errno in (errno.EROFS, errno.EPERM):
         hint = "the U-Boot environment must be writable"
-    return ConfigError(f"{location.device}: cannot open the U-Boot environment: {error.strerror}", hint)
+    return ConfigError(f"{location.device}: cannot use the U-Boot environment: {error.strerror}", hint)
+
+
+def _medium(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return (0, found.st_rdev) if found.st_rdev else (found.st_dev, found.st_ino)
 
 
 def _pread(fd: int, start: int, location: EnvLocation, length: int = 0) -> bytes:

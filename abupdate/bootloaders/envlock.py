@@ -15,9 +15,10 @@ from pathlib import Path
 from abupdate.errors import Busy
 
 LOCK_PATH = Path("/var/lock/fw_printenv.lock")
-_WRITE_WAIT_S = 10.0
+WRITE_WAIT_S = 10.0
 _READ_WAIT_S = 2.0
-_RETRY_S = 0.01
+# fw_setenv holds the lock for a millisecond or two; waiting longer between tries would starve beside a script of many.
+_RETRY_S = 0.001
 
 
 def lock_problem(path: Path = LOCK_PATH) -> str:
@@ -30,15 +31,15 @@ def lock_problem(path: Path = LOCK_PATH) -> str:
 
 
 @contextmanager
-def environment_lock(path: Path, fallback: Path, *, writing: bool) -> Iterator[None]:
+def environment_lock(path: Path, fallback: Path, *, writing: bool, wait_s: float = WRITE_WAIT_S) -> Iterator[None]:
     """Hold the lock; on `fallback` (fw_env.config itself) where `path` cannot be opened: abupdate is then safe from itself alone.
 
-    Writing waits up to 10 s and raises Busy; reading waits up to 2 s and then goes on without it: a copy that is being written
+    Writing waits up to `wait_s` and raises Busy; reading waits up to 2 s and then goes on without it: a copy that is being written
     shows a wrong checksum and the other one counts.
     """
     fd = _first_open(path, fallback)
     try:
-        if fd >= 0 and not _locked(fd, _WRITE_WAIT_S if writing else _READ_WAIT_S, exclusive=writing) and writing:
+        if fd >= 0 and not _locked(fd, wait_s if writing else min(wait_s, _READ_WAIT_S), exclusive=writing) and writing:
             raise Busy("another program holds the lock of the U-Boot environment", f"see who has {path} open: fuser {path}")
         yield
     finally:

@@ -8,11 +8,12 @@ is overwritten where it lies and can tear: `single` tells.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.bootloaders.envarea import Area, Ioctl, MediumError, open_area, system_ioctl
-from abupdate.bootloaders.envlock import LOCK_PATH, environment_lock, lock_problem
+from abupdate.bootloaders.envlock import LOCK_PATH, WRITE_WAIT_S, environment_lock, lock_problem
 from abupdate.bootloaders.ubootvars import changed, state_of
 from abupdate.errors import ConfigError, Failed, StoreUnreadable
 from abupdate.formats import fwenvconfig
@@ -48,12 +49,14 @@ class UBootStore:
         slots: tuple[str, ...],
         *,
         lock_path: Path = LOCK_PATH,
+        lock_wait_s: float = WRITE_WAIT_S,
         default_environment: Path = DEFAULT_ENVIRONMENT,
         run_ioctl: Ioctl = system_ioctl,
     ) -> None:
         self._config_path = config_path
         self._slots = slots
         self._lock_path = lock_path
+        self._lock_wait_s = lock_wait_s
         self._default_environment = default_environment
         self._run_ioctl = run_ioctl
         try:
@@ -86,19 +89,19 @@ class UBootStore:
 
     def read(self) -> BootState:
         """The state that counts. Raises StoreUnreadable when every copy is invalid, ConfigError when a place cannot be read."""
-        with environment_lock(self._lock_path, self._config_path, writing=False):
+        with self._locked(writing=False):
             loaded = self._load()
         return state_of(self._valid(loaded).environment, self._slots)
 
     def invalid_copies(self) -> tuple[int, ...]:
         """Indices of copies whose checksum is wrong (for `doctor`; one of two is no fault, the next commit goes over it)."""
-        with environment_lock(self._lock_path, self._config_path, writing=False):
+        with self._locked(writing=False):
             loaded = self._load()
         return tuple(index for index, copy in enumerate(loaded.copies) if copy is None)
 
     def commit(self, state: BootState) -> None:
         """Write the state over the copy that does not count; nothing when the store says just this already."""
-        with environment_lock(self._lock_path, self._config_path, writing=True):
+        with self._locked(writing=True):
             self._update(self._valid(self._load()), state)
 
     def rebuild(self, state: BootState) -> None:
@@ -106,7 +109,7 @@ class UBootStore:
 
         A store that turns out to be valid is committed to instead.
         """
-        with environment_lock(self._lock_path, self._config_path, writing=True):
+        with self._locked(writing=True):
             loaded = self._load()
             if any(copy is not None for copy in loaded.copies):
                 self._update(loaded, state)
@@ -129,6 +132,9 @@ class UBootStore:
         lines = (line.rstrip(b"\r") for line in text.split(b"\n"))
         return Environment(tuple(line for line in lines if b"=" in line[1:] and not line.startswith(b"#") and b"\0" not in line))
 
+    def _locked(self, *, writing: bool) -> AbstractContextManager[None]:
+        return environment_lock(self._lock_path, self._config_path, writing=writing, wait_s=self._lock_wait_s)
+
     def _update(self, loaded: _Loaded, state: BootState) -> None:
         wanted = changed(loaded.environment, state, self._slots)
         if wanted != loaded.environment:
@@ -138,6 +144,8 @@ class UBootStore:
         areas = tuple(open_area(location, self._run_ioctl) for location in self._locations)
         if len({area.scheme for area in areas}) != 1:
             raise ConfigError(f"{self._config_path}: the two copies lie on different kinds of flash", "their flags would not mean the same")
+        if not self.single and areas[0].span().overlaps(areas[1].span()):
+            raise ConfigError(f"{self._config_path}: the two copies overlap", "a redundant environment needs two areas of their own")
         scheme = Scheme.SINGLE if self.single else areas[0].scheme
         copies: list[EnvCopy | None] = []
         failures: list[MediumError] = []

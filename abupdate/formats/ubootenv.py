@@ -147,19 +147,12 @@ def declaration(size_bytes: int, scheme: Scheme) -> Any:
     """The construct declaration of one copy of `size_bytes`: the specification, used by tests only (its import costs 50 ms)."""
     import construct as c
 
-    def crc_of(data: bytes) -> int:
-        return zlib.crc32(data)
-
-    entries = c.FocusedSeq(
-        "entries",
-        "entries" / c.RepeatUntil(lambda item, _list, _context: item == b"", c.NullTerminated(c.GreedyBytes)),
-        c.GreedyBytes,
-    )
+    entries = c.RepeatUntil(lambda item, _list, _context: item == b"", c.NullTerminated(c.GreedyBytes))
     room = size_bytes - header_bytes(scheme)
     flag = () if scheme is Scheme.SINGLE else ("flag" / c.Int8ul,)
     return c.Struct(
         "crc" / c.Int32ul,
         *flag,
         "data" / c.RawCopy(c.FixedSized(room, entries)),
-        c.Check(lambda context: context.crc == crc_of(context.data.data)),
+        c.Check(lambda context: context.crc == zlib.crc32(context.data.data)),
     )
