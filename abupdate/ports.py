@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from abupdate.model import BootState, BootTraits
+from abupdate.model import BootState, BootTraits, Manifest, Record
 
 
 class Bootloader(Protocol):
@@ -102,3 +104,100 @@ class WaitingSource(Source, Protocol):
 
     def cancel(self) -> None:
         """End a read that waits in another thread, now or later, with Failed."""
+
+
+class StateStore(Protocol):
+    """`state_dir`: lock, record and the heads of the bundles that the slots hold. Nothing in it is needed to boot."""
+
+    def lock(self, wait_s: float = 0.0) -> AbstractContextManager[None]:
+        """Hold the one lock of all mutating verbs. Raises Busy when another process has it after `wait_s`."""
+
+    def load(self) -> tuple[Record | None, int]:
+        """The record (None: lost) and the highest security counter that any copy shows, readable or not by this version."""
+
+    def save(self, record: Record) -> None:
+        """Replace the record durably. Raises Failed."""
+
+    def load_head(self, slot: str) -> bytes | None:
+        """The stored head of the bundle that was last written to the slot, None where there is none."""
+
+    def save_head(self, slot: str, head: bytes) -> None:
+        """Replace a slot's stored head durably. Raises Failed."""
+
+
+class ThisBoot(Protocol):
+    """Facts of the running boot."""
+
+    @property
+    def boot_id(self) -> str:
+        """The kernel's random id of this boot."""
+
+    @property
+    def settled(self) -> bool:
+        """The service has already dealt with this boot's outcome."""
+
+    def mark_settled(self) -> None:
+        """Remember, until the next boot, that the outcome is dealt with."""
+
+    def booted(self) -> str:
+        """The slot that runs. Raises ConfigError when nothing tells."""
+
+    def reset_reason(self) -> str:
+        """How the boot before ended: "watchdog", "panic" or "" when the platform does not tell."""
+
+    def boottime_s(self) -> float:
+        """Seconds since the kernel started, suspend included."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with phase ("write", "verify"), bytes done and bytes in all."""
+
+
+class OpenBundle(Protocol):
+    """A bundle whose manifest was read and found acceptable to this device; its payload has not been looked at."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was signed."""
+
+    def head(self) -> bytes:
+        """Header, manifest, signatures and verified chunk tables, as they are kept in `state_dir`."""
+
+
+class SlotContents(Protocol):
+    """The images of the slots, as far as they are written and verified."""
+
+    def claim(self, slot: str) -> AbstractContextManager[None]:
+        """Open all images of a slot for writing, exclusively. Raises Busy where one is mounted or in use, ConfigError where one is absent."""
+
+    def fits(self, slot: str, manifest: Manifest) -> None:
+        """Raises Refused for images that the slot does not have or lacks, ConfigError for one that is larger than its place."""
+
+    def write(self, slot: str, bundle: OpenBundle, progress: Progress) -> None:
+        """Write the payload to the claimed slot and flush it. Raises Refused for a damaged payload, Failed for I/O errors."""
+
+    def verify(self, slot: str, head: bytes, progress: Progress) -> None:
+        """Read the slot from the medium and compare. Raises Failed at a difference, Refused for a damaged head."""
+
+
+class Watchdog(Protocol):
+    """A running hardware watchdog that this process holds. Seconds are the hardware's own."""
+
+    @property
+    def stops_on_close(self) -> bool:
+        """True when the driver stops with every close, so that it cannot be handed over."""
+
+    def set_timeout(self, asked_s: int) -> int:
+        """Ask for a timeout; return what was granted (0: the driver does not say)."""
+
+    def pet(self) -> None:
+        """Start the countdown anew; raises Failed when the device is gone."""
+
+    def time_left_s(self) -> int | None:
+        """Seconds to the reset, None where the driver does not say."""
+
+    def disarm(self) -> str:
+        """Stop the hardware; return "", or why it still runs and must be petted on."""
+
+    def hand_over(self) -> None:
+        """Close without stopping it."""

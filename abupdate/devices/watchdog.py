@@ -1,0 +1,311 @@
+"""A hardware watchdog through the kernel's API: /dev/watchdogN opened by the service, /sys/class/watchdog read by everybody.
+
+Opening the device starts it. It stops only on purpose (`disarm`); closed any other way it runs on, unless its driver stops on
+every close (`stops_on_close`). Source: Documentation/watchdog/watchdog-api.rst and drivers/watchdog/watchdog_dev.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from abupdate.errors import AbupdateError, Busy, ConfigError, Failed
+from abupdate.formats import ioctl
+
+_INFO = struct.Struct("=II32s")
+_INT = struct.Struct("=i")
+_GETSUPPORT = ioctl.read_number("W", 0, _INFO.size)
+_SETOPTIONS = ioctl.read_number("W", 4, _INT.size)
+_KEEPALIVE = ioctl.read_number("W", 5, _INT.size)
+_SETTIMEOUT = ioctl.read_write_number("W", 6, _INT.size)
+_GETTIMEOUT = ioctl.read_number("W", 7, _INT.size)
+_GETTIMELEFT = ioctl.read_number("W", 10, _INT.size)
+_DISABLECARD = 1
+_CARDRESET = 0x20
+_MAGICCLOSE = 0x100
+_NOT_OFFERED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
+_HOLDERS = {
+    "systemd": "set RuntimeWatchdogSec=off in /etc/systemd/system.conf.d/ and run systemctl daemon-reexec; abupdate pets on trial",
+    "watchdogd": "stop it, or take it off this device: the trial's limit must end with abupdate",
+    "watchdog": "stop it, or take it off this device: the trial's limit must end with abupdate",
+}
+
+# (file descriptor, request, buffer changed in place) -> what ioctl(2) returned; raises OSError.
+Ioctl = Callable[[int, int, bytearray], int]
+
+
+def system_ioctl(fd: int, request: int, buffer: bytearray) -> int:
+    """ioctl(2) itself."""
+    result: int = fcntl.ioctl(fd, request, buffer, True)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogPaths:
+    """Where the kernel shows devices, their attributes and who has them open."""
+
+    dev: Path = Path("/dev")
+    sys_class: Path = Path("/sys/class/watchdog")
+    proc: Path = Path("/proc")
+
+
+_PATHS = WatchdogPaths()
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogFacts:
+    """What sysfs says without opening the device; None where the kernel or the driver does not say.
+
+    state: "active" or "inactive". bootstatus: WDIOF_* bits of the last boot. timeout_s, time_left_s, min_s, max_s: seconds.
+    options: WDIOF_* bits of the driver.
+    """
+
+    name: str
+    identity: str | None
+    state: str | None
+    nowayout: bool | None
+    timeout_s: int | None
+    time_left_s: int | None
+    min_s: int | None
+    max_s: int | None
+    bootstatus: int | None
+    options: int | None
+
+    @property
+    def caused_last_reset(self) -> bool | None:
+        """True when this watchdog reset the machine before this boot; None where the driver does not report it."""
+        return None if self.bootstatus is None else bool(self.bootstatus & _CARDRESET)
+
+    @property
+    def stops_on_close(self) -> bool | None:
+        """True for a driver that cannot be handed over: every close stops it. None where only opening it would tell."""
+        if self.nowayout:
+            return False
+        if self.options is None or self.nowayout is None:
+            return None
+        return not self.options & _MAGICCLOSE
+
+
+def facts(device: Path, paths: WatchdogPaths = _PATHS) -> WatchdogFacts:
+    """Facts about `device` (such as /dev/watchdog0) from sysfs alone."""
+    name = _sysfs_name(device)
+    folder = paths.sys_class / name
+
+    def number(attribute: str) -> int | None:
+        text = _text(folder / attribute)
+        try:
+            return None if text is None else int(text, 0)
+        except ValueError:
+            return None
+
+    nowayout = number("nowayout")
+    return WatchdogFacts(
+        name=name,
+        identity=_text(folder / "identity"),
+        state=_text(folder / "state"),
+        nowayout=None if nowayout is None else bool(nowayout),
+        timeout_s=number("timeout"),
+        time_left_s=number("timeleft"),
+        min_s=number("min_timeout"),
+        max_s=number("max_timeout"),
+        bootstatus=number("bootstatus"),
+        options=number("options"),
+    )
+
+
+def devices(paths: WatchdogPaths = _PATHS) -> tuple[str, ...]:
+    """Names of all watchdogs that the kernel knows (watchdog0, ...), in order."""
+    try:
+        return tuple(sorted((entry.name for entry in paths.sys_class.iterdir()), key=lambda name: (len(name), name)))
+    except OSError:
+        return ()
+
+
+def softdog_advice() -> str:
+    """What to do on a machine without watchdog hardware, one line."""
+    return "no hardware watchdog: `modprobe softdog` (and a line `softdog` in /etc/modules) gives one that cannot end a hang of the kernel itself"
+
+
+class Watchdog:
+    """An open, running watchdog (`ports.Watchdog`). A context manager that hands over: it never stops the hardware by accident."""
+
+    def __init__(self, device: Path, paths: WatchdogPaths = _PATHS, run_ioctl: Ioctl = system_ioctl) -> None:
+        """Open and thereby start it. Raises Busy with the holder's name, ConfigError when there is no such device."""
+        self._device = device
+        self._paths = paths
+        self._ioctl = run_ioctl
+        self._fd = -1
+        try:
+            self._fd = os.open(device, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _open_error(device, paths, error) from None
+        buffer = bytearray(_INFO.size)
+        try:
+            run_ioctl(self._fd, _GETSUPPORT, buffer)
+        except OSError as error:
+            # Not closed with the magic character: what runs goes on running.
+            os.close(self._fd)
+            raise ConfigError(
+                f"{device}: not a watchdog ({error.strerror})", "[watchdog] device names it, such as /dev/watchdog0"
+            ) from None
+        options, _firmware, identity = _INFO.unpack(buffer)
+        self.options: int = options
+        self.identity: str = identity.split(b"\0", 1)[0].decode(errors="replace")
+
+    def __enter__(self) -> Watchdog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hand_over()
+
+    @property
+    def timeout_s(self) -> int | None:
+        """Seconds from the last pet to the reset as the driver has them now."""
+        return self._number(_GETTIMEOUT)
+
+    @property
+    def stops_on_close(self) -> bool:
+        """True when the driver stops the hardware on every close, so that it cannot be handed over or outlive its petter."""
+        return not self.options & _MAGICCLOSE and not facts(self._device, self._paths).nowayout
+
+    def set_timeout(self, asked_s: int) -> int:
+        """Ask for a timeout; return the seconds that the driver granted (0: it does not say), which may be others."""
+        buffer = bytearray(_INT.pack(asked_s))
+        try:
+            self._ioctl(self._fd, _SETTIMEOUT, buffer)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:
+                raise Failed(f"{self._device}: cannot set the timeout: {error.strerror}") from None
+            return self.timeout_s or 0
+        granted: int = _INT.unpack(buffer)[0]
+        return granted
+
+    def pet(self) -> None:
+        """Start the countdown anew. Raises Failed when the device is gone."""
+        try:
+            try:
+                self._ioctl(self._fd, _KEEPALIVE, bytearray(_INT.size))
+            except OSError as error:
+                if error.errno not in _NOT_OFFERED:
+                    raise
+                os.write(self._fd, b"\0")
+        except OSError as error:
+            raise Failed(f"{self._device}: cannot pet the watchdog: {error.strerror}") from None
+
+    def time_left_s(self) -> int | None:
+        """Seconds to the reset, None where the driver does not say."""
+        return self._number(_GETTIMELEFT)
+
+    def disarm(self) -> str:
+        """Stop the hardware and close the device; return "", or else why it still runs (then it is open and must be petted on).
+
+        Only a driver that returned exactly 0 and a sysfs state of `inactive` count: a locked i6300esb returns a positive number,
+        and would ignore the magic character in silence.
+        """
+        try:
+            result = self._ioctl(self._fd, _SETOPTIONS, bytearray(_INT.pack(_DISABLECARD)))
+        except OSError as error:
+            return f"{self.identity} cannot be stopped: {error.strerror}" + (" (nowayout)" if error.errno == errno.EBUSY else "")
+        if result != 0:
+            return f"{self.identity} did not stop (its driver returned {result}: locked until the next reset)"
+        state = facts(self._device, self._paths).state
+        if state != "inactive":
+            self.pet()
+            return f"{self.identity} reports to be stopped, sysfs says {state or 'nothing'}"
+        try:
+            os.write(self._fd, b"V")
+        except OSError as error:
+            return f"{self.identity} did not take the magic character: {error.strerror}"
+        self._close()
+        return ""
+
+    def hand_over(self) -> None:
+        """Pet once and close without the magic character: it runs on for whoever opens it next. Twice is once."""
+        if self._fd < 0:
+            return
+        try:
+            self.pet()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def _number(self, request: int) -> int | None:
+        buffer = bytearray(_INT.size)
+        try:
+            self._ioctl(self._fd, request, buffer)
+        except OSError as error:
+            if error.errno in _NOT_OFFERED:
+                return None
+            raise Failed(f"{self._device}: {error.strerror}") from None
+        number: int = _INT.unpack(buffer)[0]
+        return number
+
+
+def probe(device: Path, paths: WatchdogPaths = _PATHS, run_ioctl: Ioctl = system_ioctl) -> WatchdogFacts:
+    """Facts with the driver's options, for `doctor`: opens the device where that can be undone (stopped now, nowayout off).
+
+    Raises as `Watchdog` does; Failed when the device could not be stopped again.
+    """
+    known = facts(device, paths)
+    if known.options is not None or known.state != "inactive" or known.nowayout is not False:
+        return known
+    watchdog = Watchdog(device, paths, run_ioctl)
+    reason = watchdog.disarm()
+    if reason:
+        watchdog.hand_over()
+        raise Failed(
+            f"{device}: started by looking at it, and {reason}", "the machine will reset unless the service pets it: start abupdate.service"
+        )
+    return replace(known, options=watchdog.options)
+
+
+def _sysfs_name(device: Path) -> str:
+    name = device.resolve().name
+    # The kernel's old single device is the first of the numbered ones.
+    return "watchdog0" if name == "watchdog" else name
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _open_error(device: Path, paths: WatchdogPaths, error: OSError) -> AbupdateError:
+    if error.errno == errno.EBUSY:
+        holders = list(_holders(device, paths))
+        names = [f"{comm} (pid {pid})" for pid, comm in holders]
+        hint = next((_HOLDERS[comm] for _, comm in holders if comm in _HOLDERS), "")
+        return Busy(
+            f"{device} is held by {', '.join(names) or 'another program'}",
+            hint or "systemd holds it where RuntimeWatchdogSec= is set; watchdogd and busybox watchdog do too: leave it to abupdate",
+        )
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        others = ", ".join(devices(paths))
+        return ConfigError(f"{device}: no such watchdog", f"there is {others}" if others else softdog_advice())
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ConfigError(f"{device}: {error.strerror}", "run as root")
+    return Failed(f"{device}: cannot be opened: {error.strerror}")
+
+
+def _holders(device: Path, paths: WatchdogPaths) -> Iterator[tuple[int, str]]:
+    """(pid, command) of each process that has the device open, under either of its names; only what this user may see."""
+    wanted = {str(device), str(device.resolve())}
+    if _sysfs_name(device) == "watchdog0":
+        wanted |= {str(paths.dev / "watchdog"), str(paths.dev / "watchdog0")}
+    for folder in paths.proc.glob("[0-9]*"):
+        try:
+            open_files = [str(link.readlink()) for link in (folder / "fd").iterdir()]
+        except OSError:
+            continue
+        if wanted.intersection(open_files):
+            yield int(folder.name), _text(folder / "comm") or "?"
