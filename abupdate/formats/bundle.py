@@ -118,6 +118,7 @@ class Signed:
     """The part of the head that needs no trust to be read: header, manifest, signatures, chain. raw: their bytes.
 
     Nothing in it is believed before `keyring.check_bundle(manifest, manifest_bytes, signatures, keyring)` accepted it.
+    is_stream: an early end of what follows may be mended by another try.
     """
 
     header: Header
@@ -126,6 +127,7 @@ class Signed:
     signatures: tuple[Signature, ...]
     chain: bytes
     raw: bytes
+    is_stream: bool = False
 
     def image(self, name: str) -> Image:
         """The image of that name. Raises KeyError."""
@@ -183,12 +185,12 @@ def read_signed(read: Read, size_bytes: int | None) -> Signed:
     return _read_signed(_Reader(read, is_file=size_bytes is not None), size_bytes)
 
 
-def read_tables(read: Read, signed: Signed, *, is_file: bool = True) -> Tables:
+def read_tables(read: Read, signed: Signed) -> Tables:
     """Read the chunk tables that follow, and verify them against the manifest. The caller has checked the signatures before.
 
-    `is_file` False: an early end is Failed instead of Refused. At most 64 MiB are held.
+    At most 64 MiB are held. Raises Refused, and Failed where a stream ends early.
     """
-    return _read_tables(_Reader(read, is_file=is_file), signed)
+    return _read_tables(_Reader(read, is_file=not signed.is_stream), signed)
 
 
 def read_head(read: Read, size_bytes: int | None, check: Callable[[Signed], object] | None = None) -> Head:
@@ -196,7 +198,7 @@ def read_head(read: Read, size_bytes: int | None, check: Callable[[Signed], obje
     signed = read_signed(read, size_bytes)
     if check is not None:
         check(signed)
-    return Head(signed, read_tables(read, signed, is_file=size_bytes is not None))
+    return Head(signed, read_tables(read, signed))
 
 
 def parse_stored_head(data: bytes) -> Head:
@@ -280,7 +282,9 @@ def _read_signed(reader: _Reader, size_bytes: int | None) -> Signed:
         raise Refused("the header and the manifest disagree about the length of the chunk tables")
     if sum(image.payload_bytes for image in parsed.images) != header.payload_bytes:
         raise Refused("the header and the manifest disagree about the length of the payload")
-    return Signed(header, parsed, manifest_bytes, signature.unpack_block(block), chain, start + manifest_bytes + block + chain)
+    return Signed(
+        header, parsed, manifest_bytes, signature.unpack_block(block), chain, start + manifest_bytes + block + chain, not reader.is_file
+    )
 
 
 def _decode_header(data: bytes) -> Header:

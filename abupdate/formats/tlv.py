@@ -24,11 +24,11 @@ def newer(what: str) -> Refused:
 
 
 def pack(records: Iterable[tuple[int, bytes]]) -> bytes:
-    """Encode records that are in order already. Raises ValueError for a value over 65535 bytes."""
+    """Encode records that are in order already. Raises Refused for a value over 65535 bytes."""
     parts: list[bytes] = []
     for tag, value in records:
         if len(value) > MAX_VALUE_BYTES:
-            raise ValueError(f"tag {tag:#06x} holds {len(value)} bytes")
+            raise Refused(f"the value of tag {tag:#06x} has {len(value)} bytes, more than {MAX_VALUE_BYTES}")
         parts += (_RECORD.pack(tag, len(value)), value)
     return b"".join(parts)
 

@@ -22,6 +22,8 @@ def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[i
     in the block leaves `path` as it was. mode: of the new file, in full (no umask). replace False: an existing file is a
     ConfigError. Raises ConfigError where the folder is missing or not writable, Failed for other I/O errors.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder", "name a file in it")
     if not replace and os.path.lexists(path):
         raise ConfigError(f"{path} exists", "choose another name, or remove it first")
     try:
@@ -39,9 +41,7 @@ def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[i
         if replace:
             temporary.replace(path)
         else:
-            # A link fails where the name was taken in the meantime; a rename would overwrite it.
-            path.hardlink_to(temporary)
-            temporary.unlink()
+            _rename_to_new(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -57,6 +57,21 @@ def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[i
         raise
 
 
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename unless the name was taken in the meantime: a link fails then, where a rename would overwrite."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links (FAT): the check at the start has to do.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.rename(path)
+    else:
+        temporary.unlink()
+
+
 def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write everything at an offset; a short write goes on, an error is an OSError."""
     view = memoryview(data)
@@ -64,6 +79,14 @@ def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> No
         count = os.pwrite(fd, view, offset)
         view = view[count:]
         offset += count
+
+
+def pread(fd: int, count: int, offset: int) -> bytes:
+    """`os.pread` whose errors are Failed and say that reading went wrong."""
+    try:
+        return os.pread(fd, count, offset)
+    except OSError as error:
+        raise Failed(f"cannot read: {error.strerror}") from error
 
 
 def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -93,7 +116,7 @@ def copy_range(source: int, start: int, end: int, target: int, offset: int) -> N
     for begin, stop in data_ranges(source, start, end):
         position = begin
         while position < stop:
-            piece = os.pread(source, min(_PIECE_BYTES, stop - position), position)
+            piece = pread(source, min(_PIECE_BYTES, stop - position), position)
             if not piece:
                 raise Failed("the file got shorter while it was read")
             pwrite_all(target, piece, offset + position - start)

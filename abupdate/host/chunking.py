@@ -6,7 +6,6 @@ Holes of a sparse file are never read: a chunk that lies in one is known to be z
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 from abupdate.errors import Failed
 from abupdate.formats import chunktable
-from abupdate.host.atomic import data_ranges
+from abupdate.host.atomic import data_ranges, pread
 from abupdate.model import Chunk, Codec
 
 THREADS = 2
@@ -36,7 +35,7 @@ def encode_image(fd: int, size_bytes: int, chunk_bytes: int, codec: Codec, level
     work = threading.local()
 
     def encode(offset: int, size: int) -> EncodedChunk:
-        data = os.pread(fd, size, offset)
+        data = pread(fd, size, offset)
         if len(data) != size:
             raise Failed("the image got shorter while it was read", "build again when nothing writes to it")
         if not hasattr(work, "compress"):

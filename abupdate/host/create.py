@@ -32,6 +32,9 @@ def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress
     With equal inputs, zstd library and SOURCE_DATE_EPOCH the file is the same byte for byte. Raises ConfigError (the
     SPEC's values break the format's rules, an image cannot be read) and Failed.
     """
+    for source in spec.images:
+        if path.exists() and path.samefile(source.path):
+            raise ConfigError(f"{path} is the file of image {source.name}", "write the bundle to another file")
     with ExitStack() as stack:
         files = [_open(image, stack) for image in spec.images]
         try:

@@ -57,8 +57,13 @@ def generate(name: Path, *, passphrase: bytes | None = None, test: bool = False)
     mark = TEST_MARK + b"\n" if test else b""
     with output(private_path, mode=0o600, replace=False) as fd:
         pwrite_all(fd, mark + private, 0)
-    with output(public_path, replace=False) as fd:
-        pwrite_all(fd, mark + public, 0)
+    try:
+        with output(public_path, replace=False) as fd:
+            pwrite_all(fd, mark + public, 0)
+    except BaseException:
+        # Half a pair would only stand in the way of the next try.
+        private_path.unlink()
+        raise
     return private_path, public_path, PublicKey(key.public_key().public_bytes_raw(), test)
 
 

@@ -22,6 +22,7 @@ from abupdate.model import PublicKey, Signature
 
 # Long enough for a person who has to touch a token.
 COMMAND_TIMEOUT_S = 300.0
+MAX_SIGNERS = 64
 
 
 class Signer(Protocol):
@@ -72,7 +73,12 @@ def load_signers(paths: Sequence[Path], *, passphrase_file: Path | None = None, 
     Raises ConfigError: unreadable keys, a key twice, a command without a public key, a public key without a command.
     """
     passphrase = keys.read_passphrase(passphrase_file) if passphrase_file else None
-    command = tuple(shlex.split(sign_with)) if sign_with else ()
+    try:
+        command = tuple(shlex.split(sign_with)) if sign_with else ()
+    except ValueError as error:
+        raise ConfigError(f"--sign-with cannot be split into words: {error}") from error
+    if len(paths) > MAX_SIGNERS:
+        raise ConfigError(f"{len(paths)} keys are too many", f"at most {MAX_SIGNERS} sign at once")
     if sign_with is not None and not command:
         raise ConfigError("--sign-with is empty")
     signers: list[Signer] = []
