@@ -128,7 +128,7 @@ def devices(paths: WatchdogPaths = _PATHS) -> tuple[str, ...]:
 
 def softdog_advice() -> str:
     """What to do on a machine without watchdog hardware, one line."""
-    return "no hardware watchdog: `modprobe softdog` (and a line `softdog` in /etc/modules) gives one that cannot end a hang of the kernel itself"
+    return "no hardware watchdog: `modprobe softdog` (a line `softdog` in /etc/modules keeps it); it cannot end a hang of the kernel itself"
 
 
 class Watchdog:

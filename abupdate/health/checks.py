@@ -1,0 +1,256 @@
+"""Runs health programs one after the other without ever blocking: the service's loop pets the watchdog meanwhile.
+
+A program gets a process group, a bounded environment, limits on memory and CPU, a time limit (SIGTERM, then SIGKILL to the whole
+group), /dev/null to read and a pipe to write on, of which the last line is kept. Exit 0 is ok, 1 degraded, 2 critical; any other end
+is critical. What a program leaves running is killed with its group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import secrets
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.health.programs import distrust
+from abupdate.health.results import CheckResult, Health, Round
+
+DEFAULT_TIMEOUT_S = 10.0
+_TERM_GRACE_S = 1.0
+_KILL_GRACE_S = 2.0
+_KEPT_BYTES = 4096
+_READ_BYTES = 65536
+_READS_PER_POLL = 16
+_REASON_CHARACTERS = 200
+# RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count address space that Go, Java and node merely reserve.
+_DATA_BYTES = 512 << 20
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
+_MARK = "ABUPDATE_HEALTH_RUN"
+_POLL_S = 0.02
+
+
+@dataclass(slots=True)
+class _Running:
+    """A program between its start and its result."""
+
+    path: Path
+    process: subprocess.Popen[bytes]
+    output: int
+    mark: str
+    started_s: float
+    tail: bytes = b""
+    at_end: bool = False
+    termed_s: float | None = None
+    killed_s: float | None = None
+
+
+class CheckRun:
+    """Rounds over a fixed list of programs: `start`, then `poll` until it returns the round."""
+
+    def __init__(
+        self,
+        programs: Sequence[Path],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        environ: Mapping[str, str] | None = None,
+        stop_at_critical: bool = False,
+    ) -> None:
+        """timeout_s: of each program. environ: added to the bounded one. stop_at_critical: end the round at the first such word."""
+        self._programs = tuple(programs)
+        self._timeout_s = timeout_s
+        self._environ = {**_ENVIRONMENT, **(environ or {})}
+        self._stop_at_critical = stop_at_critical
+        self._pending: deque[Path] = deque()
+        self._results: list[CheckResult] = []
+        self._running: _Running | None = None
+        self._active = False
+
+    @property
+    def active(self) -> bool:
+        """True between `start` and the round's end."""
+        return self._active
+
+    def start(self, now_s: float) -> None:
+        """Begin a round; one that is active is given up first."""
+        self.cancel()
+        self._pending.extend(self._programs)
+        self._active = True
+        self._next(now_s)
+
+    def poll(self, now_s: float) -> Round | None:
+        """Look after the running program without waiting; the round once it has ended, None before (and when none is active)."""
+        if not self._active:
+            return None
+        if self._running is not None:
+            result = self._look_after(self._running, now_s)
+            if result is None:
+                return None
+            self._ended(result, now_s)
+        if self._running is not None or self._pending:
+            return None
+        self._active = False
+        return Round(tuple(self._results))
+
+    def cancel(self) -> None:
+        """Kill what runs and forget the round."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            _signal_group(running, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.process.wait(0.2)
+            self._close(running)
+        self._pending.clear()
+        self._results = []
+        self._active = False
+
+    def _ended(self, result: CheckResult, now_s: float) -> None:
+        self._results.append(result)
+        self._running = None
+        if self._stop_at_critical and result.health is Health.CRITICAL:
+            self._pending.clear()
+        self._next(now_s)
+
+    def _next(self, now_s: float) -> None:
+        while self._pending and self._running is None:
+            path = self._pending.popleft()
+            problem = distrust(path)
+            if not problem:
+                try:
+                    self._running = self._spawn(path, now_s)
+                except OSError as error:
+                    problem = f"cannot be run: {error.strerror}"
+            if problem:
+                self._results.append(CheckResult(path.name, Health.CRITICAL, problem, 0.0))
+                if self._stop_at_critical:
+                    self._pending.clear()
+
+    def _spawn(self, path: Path, now_s: float) -> _Running:
+        mark = secrets.token_hex(8)
+        cpu_s = max(1, round(self._timeout_s) + 1)
+
+        def limits() -> None:
+            resource.setrlimit(resource.RLIMIT_DATA, (_DATA_BYTES, _DATA_BYTES))
+            resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            os.set_blocking(write_end, True)
+            process = subprocess.Popen(
+                [path],
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                cwd="/",
+                env={**self._environ, _MARK: mark},
+                start_new_session=True,
+                umask=0o022,
+                # The service has one thread, so that code between fork and exec is safe; nothing else limits before the program runs.
+                preexec_fn=limits,
+            )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        return _Running(path, process, read_end, mark, now_s)
+
+    def _look_after(self, running: _Running, now_s: float) -> CheckResult | None:
+        _drain(running)
+        pid = running.process.pid
+        # Looked at but not reaped: until then the group's number cannot be given to anybody else.
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            _signal_group(running, signal.SIGKILL)
+            code = running.process.wait()
+            _drain(running)
+            self._close(running)
+            return self._result(running, code, now_s)
+        if now_s - running.started_s > self._timeout_s and running.termed_s is None:
+            running.termed_s = now_s
+            _signal_group(running, signal.SIGTERM)
+        elif running.termed_s is not None and running.killed_s is None and now_s - running.termed_s > _TERM_GRACE_S:
+            running.killed_s = now_s
+            _signal_group(running, signal.SIGKILL)
+        elif running.killed_s is not None and now_s - running.killed_s > _KILL_GRACE_S:
+            # In an uninterruptible sleep: it is left to the kernel, which says enough about this slot.
+            self._close(running)
+            return CheckResult(running.path.name, Health.CRITICAL, "does not even end on SIGKILL", now_s - running.started_s)
+        return None
+
+    def _result(self, running: _Running, code: int, now_s: float) -> CheckResult:
+        duration_s = max(0.0, now_s - running.started_s)
+        said = _last_line(running.tail)
+        if running.termed_s is not None:
+            reason = f"no answer within {self._timeout_s:g} s" + (f", last said: {said}" if said else "")
+            return CheckResult(running.path.name, Health.CRITICAL, reason, duration_s)
+        if code in (Health.OK, Health.DEGRADED, Health.CRITICAL):
+            return CheckResult(running.path.name, Health(code), said, duration_s)
+        end = f"ended by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+        return CheckResult(running.path.name, Health.CRITICAL, f"{end}: {said}" if said else end, duration_s)
+
+    def _close(self, running: _Running) -> None:
+        # Who still holds the pipe after the group was killed has left the group: found by the mark in its environment.
+        if not running.at_end:
+            _kill_marked(running.mark)
+        os.close(running.output)
+
+
+def run_once(run: CheckRun, clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) -> Round:
+    """One round, waited for: the core of `abupdate health`. At most (timeout + 3 s) a program."""
+    run.start(clock())
+    try:
+        while (done := run.poll(clock())) is None:
+            time.sleep(_POLL_S)
+    finally:
+        run.cancel()
+    return done
+
+
+def _drain(running: _Running) -> None:
+    """Keep the end of what was printed; at most 1 MiB a call, so that a flood does not hold the caller."""
+    for _ in range(_READS_PER_POLL):
+        try:
+            data = os.read(running.output, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            running.at_end = True
+            return
+        running.tail = (running.tail + data)[-_KEPT_BYTES:]
+
+
+def _last_line(tail: bytes) -> str:
+    lines = [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        return ""
+    line = "".join(character if character.isprintable() else " " for character in lines[-1])
+    return " ".join(line.split())[:_REASON_CHARACTERS]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _signal_group(running: _Running, number: signal.Signals) -> None:
+    # start_new_session made the program's number its group's; the group may be empty or, before exec, not yet there.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(running.process.pid, number)
+
+
+def _kill_marked(mark: str) -> None:
+    wanted = f"{_MARK}={mark}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
