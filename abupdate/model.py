@@ -266,7 +266,8 @@ class Facts:
     slots: the configured slots. booted: the slot that runs. boot_id: the kernel's id of this boot. boot: the store's state, None when it
     is unreadable. store: the store's location. record: None when lost. policy: the configured numbers. heads: what the stored bundle
     heads say of each slot's content, for a record that is lost. settled: the service has already dealt with this boot's outcome.
-    reset: how the previous boot ended as far as the platform tells ("watchdog", "panic" or "").
+    reset: how the previous boot ended as far as the platform tells ("watchdog", "panic" or ""). witnessed: highest floor that any copy
+    of the record shows, even one that this version cannot read.
     """
 
     slots: tuple[str, ...]
@@ -279,6 +280,7 @@ class Facts:
     heads: Mapping[str, SlotRecord] = field(default_factory=dict)
     settled: bool = False
     reset: str = ""
+    witnessed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

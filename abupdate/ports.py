@@ -168,7 +168,7 @@ class SlotContents(Protocol):
     """The images of the slots, as far as they are written and verified."""
 
     def claim(self, slot: str) -> AbstractContextManager[None]:
-        """Open all images of a slot for writing, exclusively. Raises Busy where one is mounted or in use, ConfigError where one is absent."""
+        """Open all images of a slot for writing, exclusively. Raises Busy (mounted, in use) or ConfigError (absent)."""
 
     def fits(self, slot: str, manifest: Manifest) -> None:
         """Raises Refused for images that the slot does not have or lacks, ConfigError for one that is larger than its place."""

@@ -1,0 +1,128 @@
+"""Handlers of the verbs that act on this device's slots; what is costly to import is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from abupdate import wiring
+from abupdate.cli.output import say
+from abupdate.config import load
+
+
+def status(options: Namespace) -> int:
+    """`abupdate status`."""
+    from abupdate.operations.status import status as observe_status
+
+    settings = load(options.config)
+    board = wiring.board(settings)
+    images = {slot: part.images for slot, part in settings.slots.items()}
+    document = observe_status(board, settings.compatible, images, settings.trial.window_s)
+    say(options, document, _table(document))
+    return 0
+
+
+def _table(document: dict[str, object]) -> str:
+    slots, trial, attempt = document["slots"], document["trial"], document["attempt"]
+    assert isinstance(slots, dict)
+    lines = [f"{document['compatible']}: slot {document['booted']} runs, slot {document['primary']} boots next"]
+    for name, slot in slots.items():
+        version = f"version {slot['version']}" if slot["version"] else "version unknown"
+        text = "nothing" if slot["state"] == "empty" else version
+        lines.append(f"  {name}  {slot['state']:<9}  {text}" + (f"  ({slot['bundle'][:12]})" if slot["bundle"] else ""))
+    if isinstance(trial, dict):
+        window = f", {trial['deadline_s']:.0f} s until the window ends" if trial["deadline_s"] is not None else ""
+        lines.append(f"trial of slot {trial['slot']}: {trial['tries_left']} tries left{window}")
+    if isinstance(attempt, dict):
+        why = f": {attempt['reason']}" if attempt["reason"] else ""
+        version = f" (version {attempt['version']})" if attempt["version"] else ""
+        lines.append(f"last attempt: slot {attempt['slot']}{version} {attempt['phase']}{why}")
+    if document["note"]:
+        lines.append(str(document["note"]))
+    return "\n".join(lines)
+
+
+def flash(options: Namespace) -> int:
+    """`abupdate flash SOURCE`."""
+    from abupdate.cli.progress import progress
+    from abupdate.operations import flash as operation
+    from abupdate.transfer.slots import Bundle
+    from abupdate.transfer.sources import open_source
+
+    settings = load(options.config)
+    board = wiring.board(settings)
+    check = wiring.admission(settings)
+    contents = wiring.contents(settings, options.max_rate, check)
+    with open_source(options.source) as source:
+        report = progress(options.progress, quiet=options.quiet)
+        done = operation.flash(board, contents, lambda: Bundle(source, check), report, activate=not options.no_activate)
+    document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": done.armed, "reboot_needed": done.armed}
+    after = "reboot needed: it boots next, on trial" if done.armed else "not activated: `abupdate activate` lets it boot"
+    say(options, document, f"version {done.version} is written to slot {done.slot} and verified; {after}")
+    return _reboot(options) if options.reboot and done.armed else 0
+
+
+def activate(options: Namespace) -> int:
+    """`abupdate activate [SLOT]`."""
+    from abupdate.cli.progress import progress
+    from abupdate.formats.bundle import parse_stored_head
+    from abupdate.operations import flash as operation
+
+    settings = load(options.config)
+    board = wiring.board(settings)
+    check = wiring.admission(settings)
+
+    def check_head(head: bytes) -> str:
+        signed = parse_stored_head(head).signed
+        check(signed)
+        return signed.manifest.bundle_id.hex()
+
+    report = progress(options.progress, quiet=options.quiet)
+    done = operation.activate(board, wiring.contents(settings, check=check), check_head, options.slot, report)
+    document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": True, "reboot_needed": True}
+    say(options, document, f"slot {done.slot} (version {done.version}) boots next, on trial: reboot needed")
+    return 0
+
+
+def confirm(options: Namespace) -> int:
+    """`abupdate confirm`."""
+    from abupdate.operations import verdict
+
+    done = verdict.confirm(wiring.tolerant(load(options.config)))
+    say(options, {"slot": done.slot, "version": done.version, "confirmed": True}, f"slot {done.slot} is confirmed")
+    return 0
+
+
+def revert(options: Namespace) -> int:
+    """`abupdate revert`."""
+    from abupdate.operations import verdict
+
+    done = verdict.revert(wiring.tolerant(load(options.config)), "ordered by the operator")
+    after = "reboot needed" if done.reboot_needed else "it goes on running"
+    say(options, {"slot": done.slot, "version": done.version, "reboot_needed": done.reboot_needed}, f"slot {done.slot} boots next; {after}")
+    return _reboot(options) if options.reboot and done.reboot_needed else 0
+
+
+def verify(options: Namespace) -> int:
+    """`abupdate verify [SLOT]`."""
+    from abupdate.cli.progress import progress
+    from abupdate.devices.usage import is_mounted_rw
+    from abupdate.operations import verify as operation
+
+    settings = load(options.config)
+    board = wiring.board(settings)
+    report = progress(options.progress, quiet=options.quiet)
+
+    def writable(slot: str) -> bool:
+        return any(is_mounted_rw(path) for path in settings.slots[slot].images.values())
+
+    done = operation.verify(board, wiring.contents(settings), options.slot, writable, report)
+    document = {"slots": {one.slot: {"version": one.version, "bundle": one.bundle, "verified": True} for one in done}}
+    say(options, document, "\n".join(f"slot {one.slot} holds version {one.version}, unchanged" for one in done))
+    return 0
+
+
+def _reboot(options: Namespace) -> int:
+    from abupdate.devices.power import reboot
+
+    reboot()
+    return 0

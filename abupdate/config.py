@@ -1,0 +1,275 @@
+"""TOML fragments to validated Settings: unknown keys, wrong types and unsafe files are errors with a hint."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from abupdate.errors import ConfigError
+
+DEFAULT_CONFIG = Path("/etc/abupdate/config.toml")
+BOOTLOADERS = ("uboot", "grub", "systemd-boot", "efi", "tryboot", "custom")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """Where each image of a slot lies: image name -> block device or regular file."""
+
+    images: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class BootloaderSettings:
+    """kind: adapter. allow_single_env: accept a store that can tear. fw_env_config: libubootenv's description of the areas."""
+
+    kind: str
+    allow_single_env: bool = False
+    fw_env_config: Path = Path("/etc/fw_env.config")
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSettings:
+    """The trial's numbers; window_s counts from boot."""
+
+    window_s: int = 300
+    tries: int = 3
+    confirmed_tries: int = 10
+    boot_timeout_s: int = 120
+    auto_confirm: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogSettings:
+    """device: the hardware's node. after_confirm: "pet" or "disarm". always: armed on every boot, not only on trial."""
+
+    device: Path = Path("/dev/watchdog0")
+    timeout_s: int = 30
+    after_confirm: str = "pet"
+    always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """dir: health programs. interval_s: between samples. degraded_*: how much degraded time a trial survives."""
+
+    dir: Path = Path("/etc/abupdate/health.d")
+    interval_s: int = 10
+    degraded_row_s: int = 60
+    degraded_total_s: int = 120
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """keyring: the factory keyring. allow_test_keys: accept a keyring with keys that are marked as test keys."""
+
+    keyring: Path
+    allow_test_keys: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """booted: the running slot, or "auto"."""
+
+    booted: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration, validated; paths are absolute."""
+
+    path: Path
+    compatible: str
+    slots: Mapping[str, SlotSettings]
+    bootloader: BootloaderSettings
+    trust: TrustSettings
+    hardware_revision: str = ""
+    state_dir: Path = Path("/var/lib/abupdate")
+    trial: TrialSettings = field(default_factory=TrialSettings)
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    device: DeviceSettings = field(default_factory=DeviceSettings)
+
+
+# type and bounds of every key; int bounds are inclusive
+_Spec = Mapping[str, tuple[type, object]]
+_TOP: _Spec = {"compatible": (str, (1, 256)), "hardware_revision": (str, (0, 256)), "state_dir": (Path, None)}
+_SECTIONS: Mapping[str, _Spec] = {
+    "bootloader": {"kind": (str, BOOTLOADERS), "allow_single_env": (bool, None), "fw_env_config": (Path, None)},
+    "trial": {
+        "window_s": (int, (1, 86400)),
+        "tries": (int, (1, 99)),
+        "confirmed_tries": (int, (0, 99)),
+        "boot_timeout_s": (int, (1, 3600)),
+        "auto_confirm": (bool, None),
+    },
+    "watchdog": {"device": (Path, None), "timeout_s": (int, (1, 30)), "after_confirm": (str, ("pet", "disarm")), "always": (bool, None)},
+    "health": {
+        "dir": (Path, None),
+        "interval_s": (int, (1, 3600)),
+        "degraded_row_s": (int, (0, 86400)),
+        "degraded_total_s": (int, (0, 86400)),
+    },
+    "trust": {"keyring": (Path, None), "allow_test_keys": (bool, None)},
+    "device": {"booted": (str, (1, 64))},
+}
+_REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
+_SLOT_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
+_IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_FILE_BYTES = 1 << 20
+
+
+def check_private(path: Path, what: str) -> None:
+    """Refuse a file or folder that group or others can write, or that belongs to neither root nor the caller. Raises ConfigError."""
+    try:
+        info = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}", "check the path in the configuration") from error
+    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"{what} {path} can be written by group or others (mode {stat.S_IMODE(info.st_mode):04o})", f"chmod go-w {path}")
+    if info.st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{what} {path} belongs to uid {info.st_uid}, neither root nor the caller", f"chown root {path}")
+
+
+def load(path: Path = DEFAULT_CONFIG) -> Settings:
+    """Read the configuration and the fragments in config.d beside it (in name order, later ones win). Raises ConfigError."""
+    merged: dict[str, object] = {}
+    fragments = path.parent / "config.d"
+    extra = sorted(fragments.glob("*.toml")) if fragments.is_dir() else []
+    for file in (path, *extra):
+        _merge(merged, _read_toml(file))
+    return validate(merged, path)
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    check_private(path, "configuration")
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}", "name another one with -c") from error
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigError(f"configuration {path} is larger than {_MAX_FILE_BYTES} bytes", "is it the right file?")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration {path} is not UTF-8 (byte {error.start})", "save it as UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        text = " ".join(str(error).split()) or "nested too deeply"
+        raise ConfigError(f"configuration {path} is not TOML: {text}", "mend the line") from error
+
+
+def _merge(into: dict[str, object], more: Mapping[str, object]) -> None:
+    for key, value in more.items():
+        mine = into.get(key)
+        if isinstance(mine, dict) and isinstance(value, dict):
+            _merge(mine, value)
+        else:
+            into[key] = value
+
+
+def validate(raw: Mapping[str, object], path: Path) -> Settings:
+    """Merged TOML values -> Settings; relative paths are relative to the folder of `path`. Raises ConfigError."""
+    base = path.absolute().parent
+    _known(raw, (*_TOP, *_SECTIONS, "slots"), "")
+    top = _section({k: v for k, v in raw.items() if k in _TOP}, _TOP, "", base)
+    if "compatible" not in top:
+        raise ConfigError(f"{path} does not say what the device is", 'add compatible = "..."')
+    for name in _REQUIRED_SECTIONS:
+        if name not in raw:
+            raise ConfigError(f"{path} has no section [{name}]", f"add [{name}]")
+    parts = {name: _section(raw.get(name, {}), spec, name, base) for name, spec in _SECTIONS.items()}
+    for section, key in (("bootloader", "kind"), ("trust", "keyring")):
+        if key not in parts[section]:
+            raise ConfigError(f"[{section}] has no {key}", f"add {key} = ...")
+    slots = _slots(raw["slots"], base)
+    booted = parts["device"].get("booted", "auto")
+    if booted != "auto" and booted not in slots:
+        raise ConfigError(f'[device] booted = "{booted}" is not a slot', f"the slots are {', '.join(slots)}")
+    return Settings(
+        path=path,
+        slots=slots,
+        bootloader=BootloaderSettings(**parts["bootloader"]),  # type: ignore[arg-type]
+        trust=TrustSettings(**parts["trust"]),  # type: ignore[arg-type]
+        trial=TrialSettings(**parts["trial"]),  # type: ignore[arg-type]
+        watchdog=WatchdogSettings(**parts["watchdog"]),  # type: ignore[arg-type]
+        health=HealthSettings(**parts["health"]),  # type: ignore[arg-type]
+        device=DeviceSettings(**parts["device"]),  # type: ignore[arg-type]
+        **top,  # type: ignore[arg-type]
+    )
+
+
+def _known(raw: Mapping[str, object], names: tuple[str, ...], where: str) -> None:
+    for key in raw:
+        if key not in names:
+            near = get_close_matches(key, names, 1)
+            place = f"in [{where}]" if where else "at the top level"
+            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(names)}"
+            raise ConfigError(f"unknown key {key!r} {place}", hint)
+
+
+def _section(raw: object, spec: _Spec, where: str, base: Path) -> dict[str, object]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"[{where}] is not a section", f"write [{where}] and its keys below it")
+    _known(raw, tuple(spec), where)
+    return {key: _value(value, *spec[key], f"{where}.{key}" if where else key, base) for key, value in raw.items()}
+
+
+def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> object:
+    if kind is Path:
+        return _path(value, name, base)
+    if type(value) is not kind:
+        raise ConfigError(f"{name} must be a {'string' if kind is str else 'whole number' if kind is int else 'true or false'}")
+    if isinstance(value, str) and ("\0" in value or "\n" in value):
+        raise ConfigError(f"{name} holds a line break or a NUL")
+    if kind is int and isinstance(bounds, tuple) and isinstance(value, int) and not bounds[0] <= value <= bounds[1]:
+        raise ConfigError(f"{name} = {value} is out of range", f"{bounds[0]} to {bounds[1]}")
+    if isinstance(value, str) and isinstance(bounds, tuple):
+        if bounds and isinstance(bounds[0], str) and value not in bounds:
+            raise ConfigError(f'{name} = "{value}" is not known', f"one of {', '.join(bounds)}")
+        if bounds and isinstance(bounds[0], int) and not bounds[0] <= len(value) <= bounds[1]:
+            raise ConfigError(f"{name} has {len(value)} characters", f"{bounds[0]} to {bounds[1]}")
+    return value
+
+
+def _path(value: object, name: str, base: Path) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ConfigError(f"{name} must be a path")
+    return base / value
+
+
+def _slots(raw: object, base: Path) -> dict[str, SlotSettings]:
+    if not isinstance(raw, dict) or len(raw) != 2:
+        count = len(raw) if isinstance(raw, dict) else 0
+        raise ConfigError(f"[slots] names {count} slot{'s' if count != 1 else ''}, two are needed", "write [slots.A] and [slots.B]")
+    slots: dict[str, SlotSettings] = {}
+    seen: dict[Path, str] = {}
+    for slot, body in raw.items():
+        if not _SLOT_NAME.fullmatch(slot):
+            raise ConfigError(f"slot name {slot!r} is not letters and digits", "as in [slots.A]")
+        if not isinstance(body, dict):
+            raise ConfigError(f"[slots.{slot}] is not a section", f"write [slots.{slot}] and images = {{ rootfs = ... }}")
+        _known(body, ("images",), f"slots.{slot}")
+        images = body.get("images")
+        if not isinstance(images, dict) or not images:
+            raise ConfigError(f"[slots.{slot}] has no images", 'add images = { rootfs = "/dev/..." }')
+        places: dict[str, Path] = {}
+        for image, place in images.items():
+            if not _IMAGE_NAME.fullmatch(image):
+                raise ConfigError(f"image name {image!r} in [slots.{slot}] is not letters, digits, dot, dash", "as in rootfs")
+            device = _path(place, f"slots.{slot}.images.{image}", base)
+            if device in seen:
+                raise ConfigError(f"{device} is used twice: {seen[device]} and {slot}.{image}", "every image needs a place of its own")
+            seen[device] = f"{slot}.{image}"
+            places[image] = device
+        slots[slot] = SlotSettings(places)
+    first, second = slots.values()
+    if first.images.keys() != second.images.keys():
+        odd = sorted(first.images.keys() ^ second.images.keys())
+        raise ConfigError(f"image {odd[0]} is in one slot only", "both slots hold the same images")
+    return slots

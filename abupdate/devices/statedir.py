@@ -1,0 +1,148 @@
+"""`state_dir`: the lock of all mutating verbs, two copies of the record, and the stored heads of the slots' bundles."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from abupdate.devices.durable import replace
+from abupdate.errors import Busy, Failed
+from abupdate.formats.record import MAX_PAYLOAD_BYTES, RecordDamaged, RecordUnknown, decode, encode
+from abupdate.model import Record
+
+_COPIES = ("record.0", "record.1")
+_MAX_HEAD_BYTES = 65 << 20
+_RETRY_S = 0.1
+
+
+class StateDir:
+    """`ports.StateStore` in a folder of a file system; the folder is made (0700) by the first write."""
+
+    def __init__(self, path: Path, spare_lock: Path | None = None) -> None:
+        """spare_lock: taken where the folder cannot be used (the service goes on without it)."""
+        self._path = path
+        self._spare_lock = spare_lock
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @contextmanager
+    def lock(self, wait_s: float = 0.0) -> Iterator[None]:
+        """See ports.StateStore. A file lock: it goes with the process, however that ends."""
+        descriptor = self._open_lock()
+        try:
+            self._take(descriptor, wait_s)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._make()
+            return os.open(self._path / "lock", flags, 0o600)
+        except OSError as error:
+            if self._spare_lock is None:
+                raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is its partition mounted?") from error
+            try:
+                self._spare_lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                return os.open(self._spare_lock, flags, 0o600)
+            except OSError as second:
+                raise Failed(f"{self._spare_lock}: {second.strerror}", "neither state_dir nor the runtime folder is writable") from second
+
+    def _take(self, descriptor: int, wait_s: float) -> None:
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise Busy("another abupdate is at work", "wait until it has ended") from None
+                time.sleep(_RETRY_S)
+
+    def load(self) -> tuple[Record | None, int]:
+        """See ports.StateStore. Of two whole copies the one with the higher sequence number counts."""
+        found: list[tuple[int, Record]] = []
+        floor = 0
+        for name in _COPIES:
+            try:
+                found.append(decode(self._read(name, MAX_PAYLOAD_BYTES + 64)))
+            except RecordUnknown as newer:
+                floor = max(floor, newer.floor)
+            except (OSError, RecordDamaged):
+                continue
+        floor = max([floor, *(record.floor for _, record in found)])
+        if not found:
+            return None, floor
+        return max(found, key=lambda pair: pair[0])[1], floor
+
+    def save(self, record: Record) -> None:
+        """See ports.StateStore. Both copies, one after the other: a cut leaves at least one whole record, old or new."""
+        try:
+            self._make()
+            data = encode(record, 1 + max(self._sequence(name) for name in _COPIES))
+            for name in _COPIES:
+                self._keep_unknown(name)
+                replace(self._path / name, data)
+        except OSError as error:
+            raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is it full or read-only?") from error
+
+    def load_head(self, slot: str) -> bytes | None:
+        """See ports.StateStore."""
+        try:
+            return self._read(f"head.{slot}", _MAX_HEAD_BYTES)
+        except OSError:
+            return None
+
+    def save_head(self, slot: str, head: bytes) -> None:
+        """See ports.StateStore."""
+        try:
+            self._make()
+            replace(self._path / f"head.{slot}", head)
+        except OSError as error:
+            raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is it full or read-only?") from error
+
+    def copies(self) -> tuple[tuple[str, str], ...]:
+        """Name and condition ("whole", or why not) of each copy of the record, for `doctor`."""
+        conditions: list[tuple[str, str]] = []
+        for name in _COPIES:
+            try:
+                decode(self._read(name, MAX_PAYLOAD_BYTES + 64))
+                conditions.append((name, "whole"))
+            except (RecordUnknown, RecordDamaged) as error:
+                conditions.append((name, error.message))
+            except OSError as error:
+                conditions.append((name, str(error.strerror)))
+        return tuple(conditions)
+
+    def _make(self) -> None:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _read(self, name: str, limit: int) -> bytes:
+        with (self._path / name).open("rb") as file:
+            return file.read(limit)
+
+    def _sequence(self, name: str) -> int:
+        try:
+            return decode(self._read(name, MAX_PAYLOAD_BYTES + 64))[0]
+        except RecordUnknown as newer:
+            return newer.sequence
+        except (OSError, RecordDamaged):
+            return 0
+
+    def _keep_unknown(self, name: str) -> None:
+        """A record of another major version stays beside ours: the agent that wrote it may come back."""
+        try:
+            decode(self._read(name, MAX_PAYLOAD_BYTES + 64))
+        except RecordUnknown as newer:
+            with suppress(OSError):
+                (self._path / name).rename(self._path / f"{name}.v{newer.major}")
+        except (OSError, RecordDamaged):
+            return

@@ -1,0 +1,5 @@
+"""One logger for operations and everything outward of them; it writes to standard error."""
+
+import logging
+
+log = logging.getLogger("abupdate")

@@ -1,0 +1,536 @@
+"""Where the device stands and what the next durable steps are: pure, from facts alone, without clock, files or log.
+
+The situation is the first row that matches (`-` matches anything):
+
+| # | store      | trial slot is | attempt is of | trial's tries | booted slot in order | situation      |
+|---|------------|---------------|---------------|---------------|----------------------|----------------|
+| 1 | unreadable | -             | -             | -             | -                    | unreadable     |
+| 2 | valid      | booted        | -             | -             | -                    | on-trial       |
+| 3 | valid      | other         | this boot     | -             | -                    | armed          |
+| 4 | valid      | other         | another boot  | -             | -                    | fell-back      |
+| 5 | valid      | other         | nobody        | used up       | -                    | fell-back      |
+| 6 | valid      | other         | nobody        | left          | -                    | unknown        |
+| 7 | valid      | none          | -             | -             | first                | steady         |
+| 8 | valid      | none          | -             | -             | absent               | reboot-pending |
+| 9 | valid      | none          | this boot     | -             | behind               | reboot-pending |
+| 10 | valid     | none          | -             | -             | behind               | fell-through   |
+
+"attempt" is the record's attempt to update the trial slot (rows 2 to 6), or the last ordered switch (rows 7 to 10). Row 2 stands
+before the boot ids because the slot that runs is the stronger fact. Row 8: the running slot was taken out, so it never boots again.
+`steady` covers a confirmed slot, a fresh board and an interrupted write alike: what to do with them does not differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from abupdate.errors import Busy, ConfigError, NothingToDo, Refused, StoreUnreadable
+from abupdate.model import (
+    Attempt,
+    BootState,
+    CommitBoot,
+    Facts,
+    Phase,
+    ReadBack,
+    RebuildBoot,
+    Record,
+    SaveHead,
+    SaveRecord,
+    Situation,
+    SlotRecord,
+    SlotState,
+    Step,
+    WriteSlot,
+)
+
+
+class Row(NamedTuple):
+    """One row of the table in the module's docstring; None matches anything."""
+
+    store: str | None
+    trial: str | None
+    attempt: str | None
+    tries: str | None
+    order: str | None
+    situation: Situation
+
+
+TABLE: tuple[Row, ...] = (
+    Row("unreadable", None, None, None, None, Situation.UNREADABLE),
+    Row("valid", "booted", None, None, None, Situation.ON_TRIAL),
+    Row("valid", "other", "this boot", None, None, Situation.ARMED),
+    Row("valid", "other", "another boot", None, None, Situation.FELL_BACK),
+    Row("valid", "other", "nobody", "used up", None, Situation.FELL_BACK),
+    Row("valid", "other", "nobody", "left", None, Situation.UNKNOWN),
+    Row("valid", "none", None, None, "first", Situation.STEADY),
+    Row("valid", "none", None, None, "absent", Situation.REBOOT_PENDING),
+    Row("valid", "none", "this boot", None, "behind", Situation.REBOOT_PENDING),
+    Row("valid", "none", None, None, "behind", Situation.FELL_THROUGH),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Request: bring a bundle onto a slot, verified, not yet armed. bundle: id in hex."""
+
+    slot: str
+    bundle: str
+    version: str
+    counter: int
+    lease: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """Request: arm a slot that holds a written bundle. verified: its content was read back in this very run."""
+
+    slot: str
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Request: keep the slot that runs on trial."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revert:
+    """Request: go back. reason: what the record shall say. on_trial_only: do nothing unless the booted slot is on trial (the service)."""
+
+    reason: str
+    on_trial_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Request: the service has started on this boot."""
+
+
+Request = Write | Activate | Confirm | Revert | Start
+
+
+def effective(facts: Facts) -> BootState | None:
+    """The store's state; on a board that abupdate never ran on, the booted slot is confirmed and the others hold nothing."""
+    boot = facts.boot
+    if boot is None or not boot.fresh:
+        return boot
+    left = {slot: boot.left.get(slot, 0) if slot == facts.booted else 0 for slot in facts.slots}
+    left[facts.booted] = left[facts.booted] or _full(facts)
+    return replace(boot, order=(facts.booted,), left=left, trial=None)
+
+
+def _full(facts: Facts) -> int:
+    # A budget of 0 means "not counted"; the slot still needs one boot left to be called bootable.
+    return max(facts.policy.budget, 1)
+
+
+def observation(facts: Facts) -> tuple[str, str, str, str, str]:
+    """The five columns of the table for these facts."""
+    boot = effective(facts)
+    if boot is None:
+        return ("unreadable", "none", "nobody", "left", "absent")
+    trial = "none" if boot.trial is None else "booted" if boot.trial == facts.booted else "other"
+    attempt = facts.record.attempt if facts.record else None
+    relevant = attempt is not None and (attempt.slot == boot.trial if boot.trial is not None else attempt.phase is Phase.REVERTED)
+    whose = "nobody" if attempt is None or not relevant else "this boot" if attempt.boot_id == facts.boot_id else "another boot"
+    tries = "left" if boot.trial is not None and boot.left.get(boot.trial, 0) > 0 else "used up"
+    order = "absent" if facts.booted not in boot.order else "first" if boot.order[0] == facts.booted else "behind"
+    return ("valid", trial, whose, tries, order)
+
+
+def situation(facts: Facts) -> Situation:
+    """The first row of TABLE that matches the facts."""
+    seen = observation(facts)
+    for row in TABLE:
+        if all(want is None or want == have for want, have in zip(row[:5], seen, strict=True)):
+            return row.situation
+    raise AssertionError(f"no row for {seen}")  # the table is total: a test walks all combinations
+
+
+def slot_states(facts: Facts) -> Mapping[str, SlotState]:
+    """State of every slot as `status` reports it; raises StoreUnreadable where the store is."""
+    boot = _readable(facts)
+    record = base_record(facts)
+    where = situation(facts)
+    states: dict[str, SlotState] = {}
+    for slot in facts.slots:
+        known = record.slots.get(slot)
+        if slot == boot.trial:
+            states[slot] = SlotState.BAD if where is Situation.FELL_BACK else SlotState.TRIAL
+        elif slot == facts.booted:
+            states[slot] = SlotState.CONFIRMED if slot in boot.order else SlotState.BAD
+        elif slot in boot.order:
+            states[slot] = SlotState.CONFIRMED if boot.left.get(slot, 0) > 0 else SlotState.BAD
+        elif known is None:
+            states[slot] = SlotState.EMPTY
+        elif known.state in (SlotState.CONFIRMED, SlotState.TRIAL):
+            # The store took it out before the record could say why: not bootable is what counts.
+            states[slot] = SlotState.BAD
+        else:
+            states[slot] = known.state
+    return states
+
+
+def base_record(facts: Facts) -> Record:
+    """The record, or one rebuilt from facts where it is lost: slots in the boot order hold what their stored heads say."""
+    if facts.record is not None:
+        return facts.record
+    boot = effective(facts)
+    slots: dict[str, SlotRecord] = {}
+    for slot in facts.slots:
+        if boot is None or slot not in boot.order or slot not in facts.heads:
+            continue
+        state = SlotState.TRIAL if slot == boot.trial else SlotState.CONFIRMED
+        slots[slot] = replace(facts.heads[slot], state=state)
+    return Record(floor=floor(facts), slots=slots)
+
+
+def floor(facts: Facts) -> int:
+    """Highest security counter that any witness remembers: record, boot store, head of the confirmed slot that runs."""
+    boot = effective(facts)
+    seen = [facts.witnessed, facts.record.floor if facts.record else 0, boot.floor or 0 if boot else 0]
+    if boot is not None and boot.trial != facts.booted and facts.booted in boot.order and facts.booted in facts.heads:
+        seen.append(facts.heads[facts.booted].counter)
+    return max(seen)
+
+
+def decide(facts: Facts, request: Request) -> tuple[Step, ...]:
+    """The durable steps that fulfil the request, in order, each to be on the medium before the next begins.
+
+    The facts must be settled (`settle` returns nothing). Raises the errors of the CLI contract where the request must not or
+    need not be carried out: StoreUnreadable, ConfigError, Refused, NothingToDo, Busy.
+    """
+    _readable(facts)
+    match request:
+        case Write():
+            return _write(facts, request)
+        case Activate():
+            return _activate(facts, request)
+        case Confirm():
+            return _confirm(facts)
+        case Revert():
+            return _revert(facts, request)
+        case Start():
+            return _start(facts)
+
+
+def _readable(facts: Facts) -> BootState:
+    boot = effective(facts)
+    if boot is None:
+        raise StoreUnreadable(
+            f"boot store {facts.store} holds no valid state", "see `abupdate doctor`; `abupdate doctor --fix` rebuilds it"
+        )
+    return boot
+
+
+def _without(boot: BootState, slot: str, keep: str, full: int) -> BootState:
+    """The state in which `slot` cannot boot and `keep` is first and good."""
+    left = {**boot.left, slot: 0}
+    left[keep] = left.get(keep, 0) or full
+    rest = tuple(s for s in boot.order if s not in (slot, keep))
+    return replace(boot, order=(keep, *rest), left=left, trial=None, fresh=False)
+
+
+def _note(record: Record, slot: str, state: SlotState, **changes: object) -> Record:
+    known = record.slots.get(slot, SlotRecord(state))
+    return replace(record, slots={**record.slots, slot: replace(known, state=state, **changes)})  # type: ignore[arg-type]
+
+
+def rebuild(facts: Facts) -> tuple[Step, ...]:
+    """Steps of the service where the store is unreadable; raises StoreUnreadable where this location was never seen valid."""
+    record = facts.record
+    if record is None or not facts.store or record.store != facts.store:
+        raise StoreUnreadable(
+            f"boot store {facts.store} holds no valid state and was never seen valid here",
+            "check fw_env.config; `abupdate doctor --fix` writes a new one after showing it",
+        )
+    return (RebuildBoot(rebuilt(facts), "the store was valid before and is not now"),)
+
+
+def rebuilt(facts: Facts) -> BootState:
+    """What an unreadable store is rebuilt to: the booted slot confirmed and the other out; a trial that the record knows of goes on."""
+    attempt = facts.record.attempt if facts.record else None
+    others = tuple(s for s in facts.slots if s != facts.booted)
+    left = {facts.booted: _full(facts), **dict.fromkeys(others, 0)}
+    known = floor(facts) or None
+    state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=known)
+    if attempt and attempt.slot == facts.booted and attempt.phase is Phase.ARMED and attempt.previous in others:
+        # Calling it confirmed would be a lie; its remaining tries are lost with the store, one is enough to finish this trial.
+        left = {**left, facts.booted: 1, attempt.previous: _full(facts)}
+        return replace(state, order=(facts.booted, attempt.previous), left=left, trial=facts.booted)
+    return state
+
+
+def settle(facts: Facts) -> tuple[Step, ...]:
+    """Steps that bring record and store in line with an outcome that nobody has dealt with yet; every mutating verb does them first."""
+    boot = _readable(facts)
+    where = situation(facts)
+    if where is Situation.FELL_BACK:
+        return _clean_up_fallback(facts, boot)
+    if where is Situation.FELL_THROUGH and not facts.settled:
+        return _clean_up_fall_through(facts, boot)
+    attempt = facts.record.attempt if facts.record else None
+    if facts.record is None or attempt is None or boot.trial is not None:
+        return ()
+    if attempt.phase in (Phase.ARMED, Phase.WRITTEN) and attempt.slot in boot.order:
+        # Confirmed in the store, cut before the record said so.
+        done = replace(attempt, phase=Phase.CONFIRMED, reason="")
+        record = _note(facts.record, attempt.slot, SlotState.CONFIRMED)
+        return (SaveRecord(replace(record, attempt=done, floor=max(floor(facts), attempt.counter)), "confirmed before the cut"),)
+    if attempt.phase is Phase.ARMED:
+        done = replace(attempt, phase=Phase.REVERTED, reason=attempt.reason or "unknown: cut before the reason was recorded")
+        return (SaveRecord(replace(_note(facts.record, attempt.slot, SlotState.BAD), attempt=done), "reverted before the cut"),)
+    if attempt.phase is Phase.REVERTED and where is Situation.STEADY and attempt.slot == facts.booted:
+        done = replace(attempt, phase=Phase.CANCELLED, reason="cut before the other slot was made first")
+        return (SaveRecord(replace(facts.record, attempt=done), "the switch did not happen"),)
+    return ()
+
+
+def fallback_reason(facts: Facts) -> str:
+    """Why the trial slot does not run, as far as the facts tell."""
+    boot = _readable(facts)
+    attempt = facts.record.attempt if facts.record else None
+    if attempt is not None and attempt.slot == boot.trial and attempt.phase is Phase.REVERTED and attempt.reason:
+        return attempt.reason
+    if boot.trial is None:
+        return "unknown"
+    used_up = boot.left.get(boot.trial, 0) == 0
+    if facts.reset:
+        return f"{facts.reset}, {'tries exhausted' if used_up else 'tries left'}"
+    return "tries exhausted" if used_up else "load failed"
+
+
+def _clean_up_fallback(facts: Facts, boot: BootState) -> tuple[Step, ...]:
+    assert boot.trial is not None
+    slot = boot.trial
+    record = base_record(facts)
+    attempt = record.attempt if record.attempt and record.attempt.slot == slot else Attempt(slot, Phase.ARMED, "", previous=facts.booted)
+    known = record.slots.get(slot)
+    done = replace(
+        attempt,
+        phase=Phase.REVERTED,
+        reason=fallback_reason(facts),
+        bundle=attempt.bundle or (known.bundle if known else ""),
+        version=attempt.version or (known.version if known else ""),
+    )
+    after = replace(_note(record, slot, SlotState.BAD), attempt=done)
+    steps: list[Step] = []
+    if after != facts.record:
+        # The record first: the store still shows the fallback if the power goes now, the reason would be gone.
+        steps.append(SaveRecord(after, f"slot {slot} fell back: {done.reason}"))
+    steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"take slot {slot} out after its fallback"))
+    return tuple(steps)
+
+
+def _clean_up_fall_through(facts: Facts, boot: BootState) -> tuple[Step, ...]:
+    """A confirmed slot should have booted and did not: the one that runs goes first, the failed one stays behind it without boots."""
+    failed = tuple(s for s in boot.order[: boot.order.index(facts.booted) if facts.booted in boot.order else None] if s != facts.booted)
+    record = base_record(facts)
+    used_up = all(boot.left.get(s, 0) == 0 for s in failed)
+    cause = "boots used up" if used_up else "load failed"
+    why = f"{facts.reset}, {cause}" if facts.reset else cause
+    for slot in failed:
+        record = _note(record, slot, SlotState.BAD)
+    if failed:
+        known = record.slots[failed[0]]
+        lost = Attempt(failed[0], Phase.REVERTED, "", known.bundle, known.version, known.counter, previous=failed[0])
+        lost = replace(lost, reason=f"confirmed slot did not start: {why}; running on slot {facts.booted}")
+        record = replace(record, attempt=lost)
+    left = {**boot.left, **dict.fromkeys(failed, 0)}
+    left[facts.booted] = left.get(facts.booted, 0) or _full(facts)
+    rest = tuple(s for s in boot.order if s != facts.booted)
+    state = replace(boot, order=(facts.booted, *rest), left=left, fresh=False)
+    steps: list[Step] = []
+    if record != facts.record:
+        steps.append(SaveRecord(record, f"slot {', '.join(failed) or '?'} did not start: {why}"))
+    steps.append(CommitBoot(state, f"slot {facts.booted} runs: it goes first"))
+    return tuple(steps)
+
+
+def _refuse_pending(facts: Facts, slot: str) -> None:
+    where = situation(facts)
+    boot = _readable(facts)
+    if slot not in facts.slots:
+        raise ConfigError(f"there is no slot {slot}", f"the configured slots are {', '.join(facts.slots)}")
+    if where is Situation.ON_TRIAL:
+        raise Busy(f"slot {boot.trial} is on trial", "wait for its end, or end it with `abupdate confirm` or `abupdate revert`")
+    if where is Situation.ARMED:
+        raise Busy(f"slot {boot.trial} is armed and waits for a reboot", "reboot, or cancel with `abupdate revert`")
+    if where is Situation.UNKNOWN:
+        raise Busy(
+            f"slot {boot.trial} is marked on trial and the record is lost", "see `abupdate doctor`; `abupdate revert` takes the slot out"
+        )
+    if where is Situation.REBOOT_PENDING:
+        raise Busy(f"slot {boot.order[0]} was made first and waits for a reboot", "reboot first")
+    if slot == facts.booted:
+        raise ConfigError(f"slot {slot} is the one that runs", "only the other slot can be written")
+
+
+def precheck_write(facts: Facts, slot: str) -> None:
+    """Refuse a write that must not begin: Busy while anything is pending, ConfigError for the booted or an unknown slot."""
+    _readable(facts)
+    _refuse_pending(facts, slot)
+
+
+def _write(facts: Facts, request: Write) -> tuple[Step, ...]:
+    _refuse_pending(facts, request.slot)
+    boot, record, slot = _readable(facts), base_record(facts), request.slot
+    steps: list[Step] = []
+    if slot in boot.order or boot.left.get(slot, 0) > 0 or boot.fresh or boot.order[:1] != (facts.booted,):
+        steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"slot {slot} must not boot while it is written"))
+    content = {"version": request.version, "bundle": request.bundle, "counter": request.counter}
+    attempt = Attempt(
+        slot, Phase.WRITING, facts.boot_id, request.bundle, request.version, request.counter, previous=facts.booted, lease=request.lease
+    )
+    writing = replace(_note(record, slot, SlotState.WRITING, **content), attempt=attempt)
+    written = replace(_note(record, slot, SlotState.WRITTEN, **content), attempt=replace(attempt, phase=Phase.WRITTEN))
+    return (
+        *steps,
+        SaveHead(slot),
+        SaveRecord(writing, f"writing slot {slot}"),
+        WriteSlot(slot),
+        ReadBack(slot),
+        SaveRecord(written, f"slot {slot} is written and verified"),
+    )
+
+
+def _arm(facts: Facts, written: Record, slot: str) -> tuple[Step, ...]:
+    boot = _readable(facts)
+    assert written.attempt is not None
+    left = {**boot.left, slot: facts.policy.tries}
+    left[facts.booted] = left.get(facts.booted, 0) or _full(facts)
+    rest = tuple(s for s in boot.order if s not in (slot, facts.booted))
+    state = BootState((slot, facts.booted, *rest), left, trial=slot, policy=facts.policy, floor=boot.floor)
+    armed = replace(_note(written, slot, SlotState.TRIAL), attempt=replace(written.attempt, phase=Phase.ARMED))
+    return (CommitBoot(state, f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))
+
+
+def activatable(facts: Facts, slot: str) -> SlotRecord:
+    """What `activate` would arm; raises NothingToDo where the slot holds nothing written, and the errors of a pending trial."""
+    _readable(facts)
+    _refuse_pending(facts, slot)
+    known = base_record(facts).slots.get(slot)
+    if known is None or known.state is not SlotState.WRITTEN or not known.bundle:
+        raise NothingToDo(
+            f"slot {slot} holds nothing that waits to be activated", "write a bundle with `abupdate flash --no-activate` first"
+        )
+    return known
+
+
+def _activate(facts: Facts, request: Activate) -> tuple[Step, ...]:
+    slot = request.slot
+    known = activatable(facts, slot)
+    record = base_record(facts)
+    last = record.attempt
+    attempt = Attempt(slot, Phase.WRITTEN, facts.boot_id, known.bundle, known.version, known.counter, previous=facts.booted)
+    if last is not None and (last.slot, last.bundle, last.phase) == (slot, known.bundle, Phase.WRITTEN):
+        attempt = replace(last, boot_id=facts.boot_id, previous=facts.booted)
+    written = replace(record, attempt=attempt)
+    steps: list[Step] = [] if request.verified else [ReadBack(slot)]
+    if written != facts.record:
+        # This boot's id must be in the record before the store is armed, or a cut between would look like a fallback.
+        steps.append(SaveRecord(written, f"slot {slot} is about to be armed"))
+    return (*steps, *_arm(facts, written, slot))
+
+
+def _confirm(facts: Facts) -> tuple[Step, ...]:
+    boot, where = _readable(facts), situation(facts)
+    record = base_record(facts)
+    booted = facts.booted
+    attempt = record.attempt
+    if where is not Situation.ON_TRIAL:
+        if boot.trial is not None:
+            raise Refused(f"slot {booted} is not the one on trial: slot {boot.trial} is", "confirm runs on the slot that it confirms")
+        raise NothingToDo("nothing is on trial")
+    known = record.slots.get(booted) or facts.heads.get(booted) or SlotRecord(SlotState.TRIAL)
+    counter = max(known.counter, attempt.counter if attempt and attempt.slot == booted else 0)
+    risen = max(floor(facts), counter)
+    left = {**boot.left, booted: _full(facts)}
+    order = (booted, *(s for s in boot.order if s != booted))
+    state = BootState(order, left, trial=None, policy=facts.policy, floor=risen)
+    done = (
+        attempt if attempt and attempt.slot == booted else Attempt(booted, Phase.ARMED, facts.boot_id, known.bundle, known.version, counter)
+    )
+    record = replace(
+        record,
+        floor=risen,
+        slots={**record.slots, booted: replace(known, state=SlotState.CONFIRMED)},
+        attempt=replace(done, phase=Phase.CONFIRMED, reason=""),
+    )
+    return (CommitBoot(state, f"slot {booted} is confirmed"), SaveRecord(record, f"slot {booted} is confirmed"))
+
+
+def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
+    boot, where, record = _readable(facts), situation(facts), base_record(facts)
+    booted, full = facts.booted, _full(facts)
+    attempt = record.attempt
+    if request.on_trial_only and where is not Situation.ON_TRIAL:
+        raise NothingToDo("nothing is on trial")
+    if where in (Situation.ARMED, Situation.UNKNOWN):
+        assert boot.trial is not None
+        slot = boot.trial
+        known = record.slots.get(slot)
+        whole = known is not None and bool(known.bundle) and known.state in (SlotState.TRIAL, SlotState.WRITTEN)
+        state = SlotState.WRITTEN if whole else SlotState.BAD
+        done = attempt if attempt and attempt.slot == slot else Attempt(slot, Phase.ARMED, "", previous=booted)
+        after = replace(
+            _note(record, slot, state), attempt=replace(done, phase=Phase.CANCELLED, boot_id=facts.boot_id, reason=request.reason)
+        )
+        # The record first here: cancelled and still armed is seen as armed, and `revert` can be repeated.
+        return (
+            *((SaveRecord(after, f"trial of slot {slot} is cancelled"),) if after != facts.record else ()),
+            CommitBoot(_without(boot, slot, booted, full), f"trial of slot {slot} is cancelled"),
+        )
+    good = tuple(s for s in boot.order if s not in (booted, boot.trial) and boot.left.get(s, 0) > 0)
+    if where is Situation.REBOOT_PENDING:
+        raise NothingToDo(f"slot {boot.order[0]} is already first and waits for a reboot", "reboot")
+    if not good:
+        raise NothingToDo("there is no other good slot to go back to", "flash one first")
+    other = attempt.previous if attempt and where is Situation.ON_TRIAL and attempt.previous in good else good[0]
+    if where is Situation.ON_TRIAL:
+        done = attempt if attempt and attempt.slot == booted else Attempt(booted, Phase.ARMED, "", previous=other)
+        done = replace(done, phase=Phase.REVERTED, boot_id=facts.boot_id, reason=request.reason)
+        after = replace(_note(record, booted, SlotState.BAD), attempt=done)
+        return (
+            CommitBoot(_without(boot, booted, other, full), f"slot {booted} is reverted: {request.reason}"),
+            SaveRecord(after, f"slot {booted} is reverted: {request.reason}"),
+        )
+    counter = record.slots[other].counter if other in record.slots and record.slots[other].bundle else None
+    lowest = floor(facts)
+    if counter is not None and counter < lowest:
+        raise Refused(f"slot {other} has security counter {counter}, below the floor {lowest}", "flash a bundle at or above the floor")
+    known = record.slots.get(booted, SlotRecord(SlotState.CONFIRMED))
+    done = Attempt(booted, Phase.REVERTED, facts.boot_id, known.bundle, known.version, known.counter, previous=other, reason=request.reason)
+    order = (other, *(s for s in boot.order if s != other))
+    return (
+        # The record first: with the store switched and no record of it, this boot would look as if the other slot had failed.
+        SaveRecord(replace(record, attempt=done), f"going back to slot {other}"),
+        CommitBoot(replace(boot, order=order, fresh=False), f"slot {other} boots next"),
+    )
+
+
+def _start(facts: Facts) -> tuple[Step, ...]:
+    boot, where, record = _readable(facts), situation(facts), base_record(facts)
+    steps: list[Step] = []
+    counted = facts.policy.budget > 0 and not boot.fresh
+    if where is not Situation.ON_TRIAL and counted and facts.booted in boot.order and boot.left.get(facts.booted, 0) < _full(facts):
+        refilled = {**boot.left, facts.booted: _full(facts)}
+        steps.append(CommitBoot(replace(boot, left=refilled), f"slot {facts.booted} is alive: its boots are refilled"))
+    attempt = record.attempt
+    if where is Situation.ON_TRIAL and attempt and attempt.slot == facts.booted and attempt.phase is Phase.WRITTEN:
+        record = replace(_note(record, facts.booted, SlotState.TRIAL), attempt=replace(attempt, phase=Phase.ARMED))
+    if facts.store and record.store != facts.store:
+        record = replace(record, store=facts.store)
+    if record != facts.record:
+        steps.append(SaveRecord(record, "this start"))
+    return tuple(steps)
+
+
+def failed(facts: Facts, slot: str, reason: str) -> SaveRecord | None:
+    """The record after a write that failed: the slot stays out, the attempt says why; None where no write had begun."""
+    record = facts.record
+    if record is None or record.attempt is None or record.attempt.slot != slot or record.attempt.phase is not Phase.WRITING:
+        return None
+    return SaveRecord(replace(record, attempt=replace(record.attempt, phase=Phase.FAILED, reason=reason)), f"writing slot {slot} failed")

@@ -1,0 +1,121 @@
+"""Observe, settle, carry out: what every verb does with the device's ports around the pure decisions of machine.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from abupdate import machine
+from abupdate.errors import AbupdateError, Failed, StoreUnreadable
+from abupdate.log import log
+from abupdate.model import BootState, CommitBoot, Facts, RebuildBoot, SaveRecord, SlotRecord, Step, TrialPolicy
+from abupdate.ports import Bootloader, StateStore, ThisBoot
+
+_MAX_SETTLING = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The device as the verbs see it.
+
+    slots: configured names. describe_head: stored head's bytes -> what the slot's record would say (None: unreadable head).
+    tears: empty, or why the boot store can be lost by a power cut. tolerant: go on where the record cannot be written
+    (the boot store alone decides; the service, confirm and revert).
+    """
+
+    slots: tuple[str, ...]
+    policy: TrialPolicy
+    store: Bootloader
+    state: StateStore
+    boot: ThisBoot
+    describe_head: Callable[[bytes], SlotRecord | None]
+    tears: str = ""
+    tolerant: bool = False
+    doers: Mapping[type, Callable[[Step], None]] = field(default_factory=dict)
+
+
+def observe(board: Board, *, readable: bool = True) -> Facts:
+    """Sample all facts once. Raises StoreUnreadable where the boot store is, unless `readable` is False (then boot is None)."""
+    record, witnessed = board.state.load()
+    booted = board.boot.booted()
+    try:
+        boot: BootState | None = board.store.read()
+    except StoreUnreadable:
+        if readable:
+            raise
+        boot = None
+    heads: dict[str, SlotRecord] = {}
+    # The running slot's head is a witness of the floor; the others only matter where the record is lost.
+    for slot in board.slots if record is None else (booted,):
+        stored = board.state.load_head(slot)
+        described = board.describe_head(stored) if stored else None
+        if described is not None:
+            heads[slot] = described
+    return Facts(
+        slots=board.slots,
+        booted=booted,
+        boot_id=board.boot.boot_id,
+        boot=boot,
+        store=board.store.location,
+        record=record,
+        policy=board.policy,
+        heads=heads,
+        settled=board.boot.settled,
+        reset=board.boot.reset_reason(),
+        witnessed=witnessed,
+    )
+
+
+def settle(board: Board) -> Facts:
+    """Deal with an outcome that nobody has dealt with yet (a fallback, a cut between store and record); return the facts after it."""
+    for _ in range(_MAX_SETTLING):
+        facts = observe(board)
+        steps = machine.settle(facts)
+        if not steps:
+            return facts
+        perform(board, steps)
+        if board.tolerant and all(isinstance(step, SaveRecord) for step in steps):
+            return observe(board)
+    raise Failed("boot store and record do not settle", "report this with the output of `abupdate -vv status`")
+
+
+def carry_out(board: Board, request: machine.Request) -> Facts:
+    """Settle, decide, perform every step in order; return the facts after the last one."""
+    perform(board, machine.decide(settle(board), request))
+    return observe(board)
+
+
+def perform(board: Board, steps: Iterable[Step]) -> None:
+    """Perform steps in order, each durable before the next. Raises what the step's port raises."""
+    for step in steps:
+        match step:
+            case CommitBoot():
+                log.info("boot store: %s", step.why)
+                board.store.commit(step.state)
+                _check_store(board, step.state)
+            case RebuildBoot():
+                log.warning("boot store rebuilt: %s", step.why)
+                board.store.rebuild(step.state)
+                _check_store(board, step.state)
+            case SaveRecord():
+                log.info("record: %s", step.why)
+                _save(board, step)
+            case _:
+                board.doers[type(step)](step)
+
+
+def _save(board: Board, step: SaveRecord) -> None:
+    try:
+        board.state.save(step.record)
+    except AbupdateError as error:
+        if not board.tolerant:
+            raise
+        log.warning("the record is not written (%s): %s", step.why, error.message)
+
+
+def _check_store(board: Board, wanted: BootState) -> None:
+    """Success is what the store shows, not what was asked of it."""
+    seen = board.store.read()
+    left = {slot: wanted.left.get(slot, 0) for slot in board.slots}
+    if (seen.order, dict(seen.left), seen.trial) != (wanted.order, left, wanted.trial):
+        raise Failed("the boot store does not show what was written to it", "is something else writing it? see `abupdate doctor`")

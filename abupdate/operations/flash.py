@@ -1,0 +1,113 @@
+"""`flash` and `activate`: bring a bundle onto the slot that does not run, verified, and let it boot on trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from abupdate import machine
+from abupdate.errors import AbupdateError, ConfigError, NothingToDo, Refused
+from abupdate.log import log
+from abupdate.model import Facts, ReadBack, SaveHead, SlotState, Step, WriteSlot
+from abupdate.operations.board import Board, carry_out, observe, perform, settle
+from abupdate.ports import OpenBundle, Progress, SlotContents
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a flash or activation reached: the slot, its version, the bundle's id in hex, whether it boots next."""
+
+    slot: str
+    version: str
+    bundle: str
+    armed: bool
+
+
+def spare_slot(board: Board, facts: Facts) -> str:
+    """The slot that does not run."""
+    return next(slot for slot in board.slots if slot != facts.booted)
+
+
+def flash(
+    board: Board, contents: SlotContents, open_bundle: Callable[[], OpenBundle], progress: Progress, *, activate: bool = True
+) -> Outcome:
+    """Write a bundle to the spare slot in the order of the design, arm it unless told otherwise.
+
+    open_bundle: reads and checks the manifest (raises Refused, Failed). Raises every error of the CLI contract; after a failure the
+    running slot is first and good, and the target cannot boot where anything was written.
+    """
+    with board.state.lock():
+        if board.tears:
+            raise ConfigError(board.tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
+        facts = settle(board)
+        slot = spare_slot(board, facts)
+        machine.precheck_write(facts, slot)
+        with contents.claim(slot):
+            bundle = open_bundle()
+            manifest = bundle.manifest
+            name = manifest.bundle_id.hex()
+            _refuse_downgrade(facts, manifest.security_counter)
+            _refuse_same(facts, name, manifest.version)
+            contents.fits(slot, manifest)
+            head = bundle.head()
+            doers: dict[type, Callable[[Step], None]] = {
+                SaveHead: lambda step: board.state.save_head(slot, head),
+                WriteSlot: lambda step: contents.write(slot, bundle, progress),
+                ReadBack: lambda step: contents.verify(slot, head, progress),
+            }
+            working = replace(board, doers=doers)
+            request = machine.Write(slot, name, manifest.version, manifest.security_counter)
+            try:
+                carry_out(working, request)
+            except BaseException as error:
+                _note_failure(board, slot, error)
+                raise
+            if activate:
+                carry_out(working, machine.Activate(slot, verified=True))
+        return Outcome(slot, manifest.version, name, activate)
+
+
+def activate(board: Board, contents: SlotContents, check_head: Callable[[bytes], str], slot: str | None, progress: Progress) -> Outcome:
+    """Arm a slot that `flash --no-activate` has written, after its signatures and its content were verified again.
+
+    check_head: verifies a stored head's signatures and device, returns its bundle id in hex. slot: None is the spare one.
+    """
+    with board.state.lock():
+        if board.tears:
+            raise ConfigError(board.tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
+        facts = settle(board)
+        target = slot or spare_slot(board, facts)
+        known = machine.activatable(facts, target)
+        with contents.claim(target):
+            head = board.state.load_head(target)
+            if head is None:
+                raise NothingToDo(f"the manifest of slot {target} is lost", "flash the bundle again")
+            if check_head(head) != known.bundle:
+                raise Refused(f"the stored manifest is not of the bundle on slot {target}", "flash the bundle again")
+            _refuse_downgrade(facts, known.counter)
+            doers: dict[type, Callable[[Step], None]] = {ReadBack: lambda step: contents.verify(target, head, progress)}
+            carry_out(replace(board, doers=doers), machine.Activate(target))
+        return Outcome(target, known.version, known.bundle, armed=True)
+
+
+def _refuse_downgrade(facts: Facts, counter: int) -> None:
+    floor = machine.floor(facts)
+    if counter < floor:
+        raise Refused(f"the bundle's security counter is {counter}, this device has confirmed {floor}", "a downgrade is not installed")
+
+
+def _refuse_same(facts: Facts, bundle: str, version: str) -> None:
+    running = machine.base_record(facts).slots.get(facts.booted)
+    if running and running.bundle == bundle and machine.slot_states(facts)[facts.booted] is SlotState.CONFIRMED:
+        raise NothingToDo(f"slot {facts.booted} runs version {version} of this very bundle already")
+
+
+def _note_failure(board: Board, slot: str, error: BaseException) -> None:
+    """Leave the reason in the record; the error that is on its way out matters more than a record that cannot be written."""
+    reason = error.message if isinstance(error, AbupdateError) else f"interrupted ({type(error).__name__})"
+    try:
+        step = machine.failed(observe(board), slot, reason)
+        if step is not None:
+            perform(board, [step])
+    except (AbupdateError, OSError) as second:
+        log.warning("the reason is not in the record: %s", second)

@@ -1,0 +1,41 @@
+"""`confirm` and `revert`: end a trial, or go back to the other good slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abupdate import machine
+from abupdate.errors import Failed
+from abupdate.model import Facts, SlotState
+from abupdate.operations.board import Board, carry_out
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What boots next. reboot_needed: another slot than the running one."""
+
+    slot: str
+    version: str
+    reboot_needed: bool
+
+
+def confirm(board: Board, wait_s: float = 0.0) -> Verdict:
+    """Keep the slot that runs on trial. Raises NothingToDo, Refused (another slot is on trial), Failed where the store does not show it."""
+    with board.state.lock(wait_s):
+        facts = carry_out(board, machine.Confirm())
+    if machine.slot_states(facts)[facts.booted] is not SlotState.CONFIRMED or facts.boot is None or facts.boot.order[:1] != (facts.booted,):
+        raise Failed(f"the boot store does not show slot {facts.booted} as confirmed", "see `abupdate doctor`")
+    return _verdict(facts)
+
+
+def revert(board: Board, reason: str, wait_s: float = 0.0, *, on_trial_only: bool = False) -> Verdict:
+    """Go back: cancel an armed trial, end a running one, or make the other good slot first. Raises NothingToDo, Refused (floor)."""
+    with board.state.lock(wait_s):
+        return _verdict(carry_out(board, machine.Revert(reason, on_trial_only)))
+
+
+def _verdict(facts: Facts) -> Verdict:
+    assert facts.boot is not None
+    first = facts.boot.order[0]
+    known = machine.base_record(facts).slots.get(first)
+    return Verdict(first, known.version if known else "", first != facts.booted)

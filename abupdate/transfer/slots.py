@@ -1,0 +1,138 @@
+"""Bundles and slots together: opens a bundle, writes its images to a slot's devices, verifies what lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from abupdate.devices.block import open_readonly, open_target
+from abupdate.errors import ConfigError, Refused
+from abupdate.formats.bundle import Signed, Tables, parse_stored_head, read_signed, read_tables
+from abupdate.model import ImageKind, Manifest
+from abupdate.ports import OpenBundle, Progress, Source, Target
+from abupdate.transfer.install import install_image
+from abupdate.transfer.sources import RateLimit
+from abupdate.transfer.verify import verify_image
+
+
+class Bundle:
+    """`ports.OpenBundle` over a source. `check` has accepted the manifest before the object exists."""
+
+    def __init__(self, source: Source, check: Callable[[Signed], object]) -> None:
+        """Read and check what is signed. Raises Refused, or Failed for a stream that ends early."""
+        self.source = source
+        self._signed = read_signed(lambda count: _take(source, count), source.size_bytes)
+        check(self._signed)
+        self._tables: Tables | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """See ports.OpenBundle."""
+        return self._signed.manifest
+
+    @property
+    def tables(self) -> Tables:
+        """The verified chunk tables, read at the first call."""
+        if self._tables is None:
+            self._tables = read_tables(lambda count: _take(self.source, count), self._signed)
+        return self._tables
+
+    def head(self) -> bytes:
+        """See ports.OpenBundle."""
+        return self._signed.raw + self.tables.raw
+
+
+class DeviceSlots:
+    """`ports.SlotContents` over the configured devices."""
+
+    def __init__(self, slots: Mapping[str, Mapping[str, Path]], max_rate: int | None = None, *, sealed: Callable[[Signed], object]) -> None:
+        """slots: slot -> image -> device. max_rate: bytes a second read from the source. sealed: checks a stored head's signatures."""
+        self._slots = slots
+        self._max_rate = max_rate
+        self._sealed = sealed
+        self._claimed: dict[str, dict[str, Target]] = {}
+
+    @contextmanager
+    def claim(self, slot: str) -> Iterator[None]:
+        """See ports.SlotContents."""
+        with ExitStack() as stack:
+            opened: dict[str, Target] = {}
+            for image, path in self._slots[slot].items():
+                opened[image] = open_target(path)
+                stack.callback(opened[image].close)
+            self._claimed[slot] = opened
+            try:
+                yield
+            finally:
+                del self._claimed[slot]
+
+    def fits(self, slot: str, manifest: Manifest) -> None:
+        """See ports.SlotContents."""
+        targets = self._claimed[slot]
+        names = {image.name for image in manifest.images}
+        for name in sorted(names - targets.keys()):
+            raise Refused(f"the bundle holds image {name}, which this device has no place for", "add it to [slots] or get another bundle")
+        for name in sorted(targets.keys() - names):
+            raise Refused(f"the bundle lacks image {name}, so the slot would not be whole", "build the bundle with all images of the slot")
+        for image in manifest.images:
+            if image.kind is not ImageKind.RAW:
+                raise Refused(f"image {image.name} is of kind {image.kind.value}, which needs a newer abupdate")
+            if image.size_bytes > targets[image.name].size_bytes:
+                place, room = self._slots[slot][image.name], targets[image.name].size_bytes
+                raise ConfigError(
+                    f"image {image.name} has {image.size_bytes} bytes and {place} {room}", "the slot is too small for this bundle"
+                )
+
+    def write(self, slot: str, bundle: OpenBundle, progress: Progress) -> None:
+        """See ports.SlotContents."""
+        assert isinstance(bundle, Bundle)
+        targets = self._claimed[slot]
+        total = sum(image.size_bytes for image in bundle.manifest.images)
+        limit = RateLimit(self._max_rate) if self._max_rate else None
+        before = 0
+        for image in bundle.manifest.images:
+            chunks = bundle.tables.chunks(image.name)
+            install_image(bundle.source, image, chunks, targets[image.name], _shifted(progress, "write", before, total), limit=limit)
+            before += image.size_bytes
+        _expect_end(bundle.source)
+        for target in targets.values():
+            target.flush()
+
+    def verify(self, slot: str, head: bytes, progress: Progress) -> None:
+        """See ports.SlotContents. Uses the claimed devices, or opens them for reading."""
+        parsed = parse_stored_head(head)
+        self._sealed(parsed.signed)
+        images = parsed.signed.manifest.images
+        total = sum(image.size_bytes for image in images)
+        before = 0
+        with ExitStack() as stack:
+            for image in images:
+                target = self._claimed.get(slot, {}).get(image.name)
+                if target is None:
+                    path = self._slots[slot].get(image.name)
+                    if path is None:
+                        raise ConfigError(
+                            f"slot {slot} has no image {image.name}", "the bundle on it was written under another configuration"
+                        )
+                    opened = open_readonly(path)
+                    stack.callback(opened.close)
+                    target = opened
+                verify_image(image, parsed.tables.chunks(image.name), target, _shifted(progress, "verify", before, total))
+                before += image.size_bytes
+
+
+def _take(source: Source, count: int) -> bytes:
+    """Up to `count` bytes (bounded by the format before); fewer only at the end."""
+    buffer = bytearray(count)
+    return bytes(buffer[: source.read_into(memoryview(buffer))])
+
+
+def _shifted(progress: Progress, phase: str, before: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(phase, before + done, total)
+
+
+def _expect_end(source: Source) -> None:
+    """A stream must end where the header says that it does; a file's size was checked before."""
+    if source.size_bytes is None and source.read_into(memoryview(bytearray(1))):
+        raise Refused("the stream goes on after the bundle's end", "send the bundle alone")

@@ -1,0 +1,146 @@
+"""Settings to adapters: the one place that names concrete classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abupdate import __version__
+from abupdate.config import Settings, check_private
+from abupdate.devices.statedir import StateDir
+from abupdate.devices.thisboot import RUNTIME, LinuxBoot
+from abupdate.errors import AbupdateError, ConfigError, Refused
+from abupdate.log import log
+from abupdate.model import BootTraits, SlotRecord, SlotState, TrialPolicy
+from abupdate.operations.board import Board
+from abupdate.ports import Bootloader
+
+if TYPE_CHECKING:
+    from abupdate.formats.bundle import Signed
+    from abupdate.transfer.slots import DeviceSlots
+
+
+def bootloader(settings: Settings) -> tuple[Bootloader, str]:
+    """The configured store, and why it can be lost by a power cut (empty: it cannot). Raises ConfigError."""
+    if settings.bootloader.kind == "uboot":
+        from abupdate.bootloaders.uboot import UBootStore
+
+        store = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots))
+        tears = (
+            "a single U-Boot environment can be lost by a power cut" if store.single and not settings.bootloader.allow_single_env else ""
+        )
+        return store, tears
+    raise ConfigError(f"bootloader {settings.bootloader.kind} is not supported by this version", 'kind = "uboot" is')
+
+
+def board(settings: Settings, *, tolerant: bool = False, devices: bool = True) -> Board:
+    """The device as the verbs see it. devices: check the slots' devices and state_dir too. Raises ConfigError."""
+    if devices:
+        check_devices(settings)
+    if settings.state_dir.exists():
+        check_private(settings.state_dir, "state_dir")
+    store, tears = bootloader(settings)
+    check_traits(settings, store.traits)
+    believed = None if settings.device.booted == "auto" else settings.device.booted
+    places = {slot: tuple(part.images.values()) for slot, part in settings.slots.items()}
+    trial = settings.trial
+    return Board(
+        slots=tuple(settings.slots),
+        policy=TrialPolicy(trial.tries, trial.confirmed_tries, trial.boot_timeout_s),
+        store=store,
+        state=StateDir(settings.state_dir, RUNTIME / "lock" if tolerant else None),
+        boot=LinuxBoot(places, settings.watchdog.device.name, believed),
+        describe_head=describe_head,
+        tears=tears,
+        tolerant=tolerant,
+    )
+
+
+def check_traits(settings: Settings, traits: BootTraits) -> None:
+    """Refuse a configuration that asks for more than the bootloader can do. Raises ConfigError."""
+    if settings.trial.tries > traits.max_tries:
+        raise ConfigError(
+            f"[trial] tries = {settings.trial.tries}, {settings.bootloader.kind} can count {traits.max_tries}",
+            f"set tries = {traits.max_tries}",
+        )
+    if settings.trial.confirmed_tries and not traits.counts_confirmed:
+        raise ConfigError(f"{settings.bootloader.kind} does not count boots of confirmed slots", "set confirmed_tries = 0")
+
+
+def check_devices(settings: Settings, *, present: bool = True) -> None:
+    """One device for one image, and state_dir on none of them. present: every device must be there. Raises ConfigError."""
+    from abupdate.devices import usage
+
+    places = [(f"{slot}.{image}", path) for slot, part in settings.slots.items() for image, path in part.images.items()]
+    seen: dict[usage.Identity, str] = {}
+    state = next(parent for parent in (settings.state_dir, *settings.state_dir.parents) if parent.exists())
+    for name, path in places:
+        if not present and not path.exists():
+            continue
+        identity = usage.identify(path)
+        if identity in seen:
+            raise ConfigError(f"{seen[identity]} and {name} are the same device ({path})", "every image needs a place of its own")
+        seen[identity] = name
+        if usage.lies_on(state, path):
+            raise ConfigError(f"state_dir {settings.state_dir} lies on slot {name} ({path})", "put it on a partition that no update writes")
+
+
+def describe_head(head: bytes) -> SlotRecord | None:
+    """What a stored bundle head says of its slot, None where it does not read. Its signatures are not looked at."""
+    from abupdate.formats.bundle import parse_stored_head
+
+    try:
+        manifest = parse_stored_head(head).signed.manifest
+    except AbupdateError:
+        return None
+    return SlotRecord(SlotState.CONFIRMED, manifest.version, manifest.bundle_id.hex(), manifest.security_counter)
+
+
+def admission(settings: Settings) -> Callable[[Signed], object]:
+    """A check for a bundle's manifest and signatures against this device. Raises ConfigError for a keyring that cannot be used."""
+    from abupdate.formats import keyring as rings
+    from abupdate.transfer.admission import Identity, admit
+
+    try:
+        ring = rings.parse(_read_keyring(settings.trust.keyring))
+        rings.check_self_signed(ring)
+    except Refused as error:
+        raise ConfigError(f"keyring {settings.trust.keyring}: {error.message}", "put the factory keyring back in its place") from error
+    rings.check_test_keys(ring, settings.trust.allow_test_keys)
+    device = Identity(settings.compatible, settings.hardware_revision, __version__)
+    return lambda signed: admit(signed, ring, device)
+
+
+def _read_keyring(path: Path) -> bytes:
+    check_private(path, "keyring")
+    try:
+        with path.open("rb") as file:
+            return file.read(1 << 20)
+    except OSError as error:
+        raise ConfigError(f"keyring {path} cannot be read: {error.strerror}", "[trust] keyring names it") from error
+
+
+def contents(settings: Settings, max_rate: int | None = None, check: Callable[[Signed], object] | None = None) -> DeviceSlots:
+    """The slots' images on their devices. check: of stored heads, the admission by default."""
+    from abupdate.transfer.slots import DeviceSlots
+
+    images = {slot: part.images for slot, part in settings.slots.items()}
+    return DeviceSlots(images, max_rate, sealed=check or admission(settings))
+
+
+def tolerant(settings: Settings, *, service: bool = False) -> Board:
+    """The board for confirm, revert and the service, which work with a missing spare slot and a record that cannot be written.
+
+    The service also works where the data partition is missing, so that state_dir would lie on a slot, or where state_dir is not
+    safe to use: the boot store alone decides then. Everybody else gets the ConfigError.
+    """
+    try:
+        check_devices(settings, present=False)
+        return board(settings, tolerant=True, devices=False)
+    except ConfigError as error:
+        if not service:
+            raise
+        log.warning("going on without state_dir: %s", error.message)
+        return board(replace(settings, state_dir=RUNTIME / "no-state"), tolerant=True, devices=False)
