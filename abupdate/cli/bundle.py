@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from abupdate.cli.output import say
 from abupdate.cli.trust import load_keyring
 from abupdate.errors import ConfigError
 from abupdate.formats import keyring as keyring_format
@@ -27,21 +27,14 @@ def create(args: argparse.Namespace) -> int:
     recipe = spec.load(args.spec, level=args.level)
     manifest = host_create.create(recipe, args.output, signers, _progress(args))
     size_bytes = args.output.stat().st_size
-    if args.json:
-        signed_by = sorted(signature.key_id(signer.public.raw) for signer in signers)
-        print(
-            json.dumps(
-                {
-                    "file": str(args.output),
-                    "bundle": manifest.bundle_id.hex(),
-                    "version": manifest.version,
-                    "size_bytes": size_bytes,
-                    "signed_by": signed_by,
-                }
-            )
-        )
-    elif not args.quiet:
-        print(f"{args.output}: {manifest.compatible} {manifest.version}, {size_bytes} bytes, bundle {manifest.bundle_id.hex()}")
+    document = {
+        "file": str(args.output),
+        "bundle": manifest.bundle_id.hex(),
+        "version": manifest.version,
+        "size_bytes": size_bytes,
+        "signed_by": sorted(signature.key_id(signer.public.raw) for signer in signers),
+    }
+    say(args, document, f"{args.output}: {manifest.compatible} {manifest.version}, {size_bytes} bytes, bundle {manifest.bundle_id.hex()}")
     return 0
 
 
@@ -50,10 +43,8 @@ def sign(args: argparse.Namespace) -> int:
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
     signed = resign.add_signatures(args.bundle, signers)
     signed_by = [signature.key_id(item.public_key) for item in signed.signatures]
-    if args.json:
-        print(json.dumps({"file": str(args.bundle), "bundle": signed.manifest.bundle_id.hex(), "signed_by": signed_by}))
-    elif not args.quiet:
-        print(f"{args.bundle}: signed by {', '.join(signed_by)}")
+    document = {"file": str(args.bundle), "bundle": signed.manifest.bundle_id.hex(), "signed_by": signed_by}
+    say(args, document, f"{args.bundle}: signed by {', '.join(signed_by)}")
     return 0
 
 
@@ -67,13 +58,10 @@ def extract(args: argparse.Namespace) -> int:
             return keyring_format.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring)
 
     written: dict[str, Path] = host_extract.extract(args.bundle, args.output, check)
-    if args.json:
-        print(json.dumps({"images": {name: str(path) for name, path in written.items()}, "signatures_checked": check is not None}))
-    elif not args.quiet:
-        for name, path in written.items():
-            print(f"{name}: {path}")
-        if check is None:
-            print("the signatures were not checked; --keyring does that", file=sys.stderr)
+    if check is None and not args.quiet:
+        print("the signatures were not checked; --keyring does that", file=sys.stderr)
+    document = {"images": {name: str(path) for name, path in written.items()}, "signatures_checked": check is not None}
+    say(args, document, "\n".join(f"{name}: {path}" for name, path in written.items()))
     return 0
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from abupdate.cli.trust import load_keyring
+from abupdate.cli.trust import find_keyring
 from abupdate.errors import ConfigError, Refused
 from abupdate.formats import bundle, signature
 from abupdate.formats import keyring as keyring_format
@@ -21,29 +21,38 @@ from abupdate.model import Keyring, Manifest, Signature
 
 
 def show(args: argparse.Namespace) -> int:
-    """Show a bundle. Exit 3 where `--keyring` does not accept it; the document is printed before that.
+    """Show a bundle, and whether the keyring (`--keyring`, else the device's) accepts it.
+
+    Ends with 3 where `--keyring` was given and does not accept it; the document is printed all the same.
 
     Raises Refused for a damaged bundle, Failed for a stream that ended early.
     """
-    ring = load_keyring(args.keyring) if args.keyring else None
+    refusal: Refused | None = None
+    ring: Keyring | None = None
+    try:
+        ring = find_keyring(args)
+    except Refused as error:
+        # The device's own keyring: the bundle can be shown all the same, and would not be accepted.
+        if args.keyring is not None:
+            raise
+        refusal = error
     head, size_bytes = _read(args.bundle)
     signed = head.signed
     document = _describe(head, size_bytes)
-    refusal: Refused | None = None
+    role: str | None = None
     if ring is not None:
-        document["accepted"], document["reason"], document["role"] = True, None, None
         try:
-            approval = keyring_format.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring)
-            document["role"] = approval.role.value
+            role = keyring_format.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring).role.value
         except Refused as error:
             refusal = error
-            document["accepted"], document["reason"] = False, error.message
+    if ring is not None or refusal is not None:
+        document |= {"accepted": refusal is None, "reason": refusal.message if refusal else None, "role": role}
     document["signatures"] = [_describe_signature(item, signed.manifest_bytes, ring) for item in signed.signatures]
     if args.json:
         print(json.dumps(document))
     else:
         _print(document, signed.manifest)
-    return Refused.exit_code if refusal else 0
+    return Refused.exit_code if refusal and args.keyring is not None else 0
 
 
 def _read(source: str) -> tuple[bundle.Head, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from abupdate.cli.output import say
 from abupdate.formats import signature
 from abupdate.host import keyrings, keys
 from abupdate.host.signing import load_signers
-from abupdate.model import RoleName
+from abupdate.model import PublicKey, RoleName
 
 
 def generate(args: argparse.Namespace) -> int:
@@ -16,10 +16,8 @@ def generate(args: argparse.Namespace) -> int:
     passphrase = keys.read_passphrase(args.passphrase_file) if args.passphrase_file else None
     private, public, key = keys.generate(args.name, passphrase=passphrase, test=args.test)
     name = signature.key_id(key.raw)
-    if args.json:
-        print(json.dumps({"private": str(private), "public": str(public), "key_id": name, "test": key.test}))
-    elif not args.quiet:
-        print(f"{private} and {public}: {'test key' if key.test else 'key'} {name}")
+    document = {"private": str(private), "public": str(public), "key_id": name, "test": key.test}
+    say(args, document, f"{private} and {public}: {'test key' if key.test else 'key'} {name}")
     return 0
 
 
@@ -28,15 +26,17 @@ def keyring(args: argparse.Namespace) -> int:
     requests = {role: keyrings.RoleRequest(getattr(args, role.value), getattr(args, f"{role.value}_threshold")) for role in RoleName}
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
     built = keyrings.create(args.output, args.keyring_version, requests, signers)
-    roles = {
-        role.name.value: {"threshold": role.threshold, "keys": [signature.key_id(key.raw) for key in role.keys]}
-        for role in built.roles.values()
-    }
-    if args.json:
-        signed_by = [signature.key_id(item.public_key) for item in built.signatures]
-        print(json.dumps({"file": str(args.output), "version": built.version, "roles": roles, "signed_by": signed_by}))
-    elif not args.quiet:
-        print(f"{args.output}: keyring version {built.version}")
-        for role in built.roles.values():
-            print(f"  {role.name.value}: {role.threshold} of {', '.join(signature.key_id(key.raw) for key in role.keys)}")
+    roles = {role.name.value: {"threshold": role.threshold, "keys": [_name(key) for key in role.keys]} for role in built.roles.values()}
+    signed_by = [signature.key_id(item.public_key) for item in built.signatures]
+    lines = [f"{args.output}: keyring version {built.version}"]
+    lines += [f"  {role.name.value}: {role.threshold} of {', '.join(_describe(key) for key in role.keys)}" for role in built.roles.values()]
+    say(args, {"file": str(args.output), "version": built.version, "roles": roles, "signed_by": signed_by}, "\n".join(lines))
     return 0
+
+
+def _name(key: PublicKey) -> str:
+    return signature.key_id(key.raw)
+
+
+def _describe(key: PublicKey) -> str:
+    return f"{_name(key)} (test key)" if key.test else _name(key)

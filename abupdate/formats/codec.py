@@ -10,11 +10,14 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from abupdate.errors import Refused
-from abupdate.formats.chunktable import MAX_CHUNK_BYTES
 from abupdate.model import Chunk
 
 if TYPE_CHECKING:
     import zstandard
+
+
+# What every decoder must support (RFC 8878, 3.1.1.1.2), and more than a chunk needs.
+MAX_WINDOW_BYTES = 8 * 1024 * 1024
 
 
 class Decoder:
@@ -46,11 +49,11 @@ class Decoder:
         import zstandard
 
         if self._zstd is None:
-            self._zstd = zstandard.ZstdDecompressor(max_window_size=MAX_CHUNK_BYTES)
+            self._zstd = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         fault = Refused(f"the chunk at {chunk.offset} is not encoded as the format says", "build the bundle again")
         try:
             declared = zstandard.get_frame_parameters(stored)
-            if declared.content_size != chunk.size or declared.window_size > MAX_CHUNK_BYTES or declared.dict_id:
+            if declared.content_size != chunk.size or declared.window_size > MAX_WINDOW_BYTES or declared.dict_id:
                 raise fault
             data = self._zstd.decompress(stored, max_output_size=chunk.size, allow_extra_data=False)
         except zstandard.ZstdError:
