@@ -8,15 +8,18 @@ is overwritten where it lies and can tear: `single` tells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from abupdate.bootloaders.envarea import Area, Ioctl, MediumError, open_area, system_ioctl
+from abupdate.bootloaders.envarea import open_area
+from abupdate.bootloaders.envio import Area, MediumError
 from abupdate.bootloaders.envlock import LOCK_PATH, WRITE_WAIT_S, environment_lock, lock_problem
 from abupdate.bootloaders.ubootvars import changed, state_of
 from abupdate.errors import ConfigError, Failed, StoreUnreadable
 from abupdate.formats import fwenvconfig
+from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import EnvCopy, Environment, Scheme, choose, decode, encode, next_flag, rebuilt_flags
 from abupdate.model import BootState, BootTraits
 
@@ -51,14 +54,14 @@ class UBootStore:
         lock_path: Path = LOCK_PATH,
         lock_wait_s: float = WRITE_WAIT_S,
         default_environment: Path = DEFAULT_ENVIRONMENT,
-        run_ioctl: Ioctl = system_ioctl,
+        find_area: Callable[[EnvLocation], Area] = open_area,
     ) -> None:
         self._config_path = config_path
         self._slots = slots
         self._lock_path = lock_path
         self._lock_wait_s = lock_wait_s
         self._default_environment = default_environment
-        self._run_ioctl = run_ioctl
+        self._find_area = find_area
         try:
             with config_path.open("rb") as file:
                 text = file.read(fwenvconfig.MAX_CONFIG_BYTES + 1)
@@ -141,7 +144,7 @@ class UBootStore:
             _store(loaded, wanted)
 
     def _load(self) -> _Loaded:
-        areas = tuple(open_area(location, self._run_ioctl) for location in self._locations)
+        areas = tuple(self._find_area(location) for location in self._locations)
         if len({area.scheme for area in areas}) != 1:
             raise ConfigError(f"{self._config_path}: the two copies lie on different kinds of flash", "their flags would not mean the same")
         if not self.single and areas[0].span().overlaps(areas[1].span()):

@@ -1,4 +1,4 @@
-"""A hardware watchdog through the kernel's API: /dev/watchdogN opened by the service, /sys/class/watchdog read by everybody.
+"""A hardware watchdog through the kernel's API: /dev/watchdogN which the service holds open.
 
 Opening the device starts it. It stops only on purpose (`disarm`); closed any other way it runs on, unless its driver stops on
 every close (`stops_on_close`). Source: Documentation/watchdog/watchdog-api.rst and drivers/watchdog/watchdog_dev.c.
@@ -10,10 +10,11 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from abupdate.devices.watchdog_sysfs import KERNEL_PATHS, MAGICCLOSE, WatchdogFacts, WatchdogPaths, devices, facts, holders, softdog_advice
 from abupdate.errors import AbupdateError, Busy, ConfigError, Failed
 from abupdate.formats import ioctl
 
@@ -26,10 +27,8 @@ _SETTIMEOUT = ioctl.read_write_number("W", 6, _INT.size)
 _GETTIMEOUT = ioctl.read_number("W", 7, _INT.size)
 _GETTIMELEFT = ioctl.read_number("W", 10, _INT.size)
 _DISABLECARD = 1
-_CARDRESET = 0x20
-_MAGICCLOSE = 0x100
 _NOT_OFFERED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
-_HOLDERS = {
+_HINTS = {
     "systemd": "set RuntimeWatchdogSec=off in /etc/systemd/system.conf.d/ and run systemctl daemon-reexec; abupdate pets on trial",
     "watchdogd": "stop it, or take it off this device: the trial's limit must end with abupdate",
     "watchdog": "stop it, or take it off this device: the trial's limit must end with abupdate",
@@ -45,96 +44,10 @@ def system_ioctl(fd: int, request: int, buffer: bytearray) -> int:
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class WatchdogPaths:
-    """Where the kernel shows devices, their attributes and who has them open."""
-
-    dev: Path = Path("/dev")
-    sys_class: Path = Path("/sys/class/watchdog")
-    proc: Path = Path("/proc")
-
-
-_PATHS = WatchdogPaths()
-
-
-@dataclass(frozen=True, slots=True)
-class WatchdogFacts:
-    """What sysfs says without opening the device; None where the kernel or the driver does not say.
-
-    state: "active" or "inactive". bootstatus: WDIOF_* bits of the last boot. timeout_s, time_left_s, min_s, max_s: seconds.
-    options: WDIOF_* bits of the driver.
-    """
-
-    name: str
-    identity: str | None
-    state: str | None
-    nowayout: bool | None
-    timeout_s: int | None
-    time_left_s: int | None
-    min_s: int | None
-    max_s: int | None
-    bootstatus: int | None
-    options: int | None
-
-    @property
-    def caused_last_reset(self) -> bool | None:
-        """True when this watchdog reset the machine before this boot; None where the driver does not report it."""
-        return None if self.bootstatus is None else bool(self.bootstatus & _CARDRESET)
-
-    @property
-    def stops_on_close(self) -> bool | None:
-        """True for a driver that cannot be handed over: every close stops it. None where only opening it would tell."""
-        if self.nowayout:
-            return False
-        if self.options is None or self.nowayout is None:
-            return None
-        return not self.options & _MAGICCLOSE
-
-
-def facts(device: Path, paths: WatchdogPaths = _PATHS) -> WatchdogFacts:
-    """Facts about `device` (such as /dev/watchdog0) from sysfs alone."""
-    name = _sysfs_name(device)
-    folder = paths.sys_class / name
-
-    def number(attribute: str) -> int | None:
-        text = _text(folder / attribute)
-        try:
-            return None if text is None else int(text, 0)
-        except ValueError:
-            return None
-
-    nowayout = number("nowayout")
-    return WatchdogFacts(
-        name=name,
-        identity=_text(folder / "identity"),
-        state=_text(folder / "state"),
-        nowayout=None if nowayout is None else bool(nowayout),
-        timeout_s=number("timeout"),
-        time_left_s=number("timeleft"),
-        min_s=number("min_timeout"),
-        max_s=number("max_timeout"),
-        bootstatus=number("bootstatus"),
-        options=number("options"),
-    )
-
-
-def devices(paths: WatchdogPaths = _PATHS) -> tuple[str, ...]:
-    """Names of all watchdogs that the kernel knows (watchdog0, ...), in order."""
-    try:
-        return tuple(sorted((entry.name for entry in paths.sys_class.iterdir()), key=lambda name: (len(name), name)))
-    except OSError:
-        return ()
-
-
-def softdog_advice() -> str:
-    """What to do on a machine without watchdog hardware, one line."""
-    return "no hardware watchdog: `modprobe softdog` (a line `softdog` in /etc/modules keeps it); it cannot end a hang of the kernel itself"
-
-
 class Watchdog:
     """An open, running watchdog (`ports.Watchdog`). A context manager that hands over: it never stops the hardware by accident."""
 
-    def __init__(self, device: Path, paths: WatchdogPaths = _PATHS, run_ioctl: Ioctl = system_ioctl) -> None:
+    def __init__(self, device: Path, paths: WatchdogPaths = KERNEL_PATHS, run_ioctl: Ioctl = system_ioctl) -> None:
         """Open and thereby start it. Raises Busy with the holder's name, ConfigError when there is no such device."""
         self._device = device
         self._paths = paths
@@ -171,7 +84,7 @@ class Watchdog:
     @property
     def stops_on_close(self) -> bool:
         """True when the driver stops the hardware on every close, so that it cannot be handed over or outlive its petter."""
-        return not self.options & _MAGICCLOSE and not facts(self._device, self._paths).nowayout
+        return not self.options & MAGICCLOSE and not facts(self._device, self._paths).nowayout
 
     def set_timeout(self, asked_s: int) -> int:
         """Ask for a timeout; return the seconds that the driver granted (0: it does not say), which may be others."""
@@ -249,7 +162,7 @@ class Watchdog:
         return number
 
 
-def probe(device: Path, paths: WatchdogPaths = _PATHS, run_ioctl: Ioctl = system_ioctl) -> WatchdogFacts:
+def probe(device: Path, paths: WatchdogPaths = KERNEL_PATHS, run_ioctl: Ioctl = system_ioctl) -> WatchdogFacts:
     """Facts with the driver's options, for `doctor`: opens the device where that can be undone (stopped now, nowayout off).
 
     Raises as `Watchdog` does; Failed when the device could not be stopped again.
@@ -267,24 +180,11 @@ def probe(device: Path, paths: WatchdogPaths = _PATHS, run_ioctl: Ioctl = system
     return replace(known, options=watchdog.options)
 
 
-def _sysfs_name(device: Path) -> str:
-    name = device.resolve().name
-    # The kernel's old single device is the first of the numbered ones.
-    return "watchdog0" if name == "watchdog" else name
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return None
-
-
 def _open_error(device: Path, paths: WatchdogPaths, error: OSError) -> AbupdateError:
     if error.errno == errno.EBUSY:
-        holders = list(_holders(device, paths))
-        names = [f"{comm} (pid {pid})" for pid, comm in holders]
-        hint = next((_HOLDERS[comm] for _, comm in holders if comm in _HOLDERS), "")
+        found = list(holders(device, paths))
+        names = [f"{comm} (pid {pid})" for pid, comm in found]
+        hint = next((_HINTS[comm] for _, comm in found if comm in _HINTS), "")
         return Busy(
             f"{device} is held by {', '.join(names) or 'another program'}",
             hint or "systemd holds it where RuntimeWatchdogSec= is set; watchdogd and busybox watchdog do too: leave it to abupdate",
@@ -295,17 +195,3 @@ def _open_error(device: Path, paths: WatchdogPaths, error: OSError) -> AbupdateE
     if error.errno in (errno.EACCES, errno.EPERM):
         return ConfigError(f"{device}: {error.strerror}", "run as root")
     return Failed(f"{device}: cannot be opened: {error.strerror}")
-
-
-def _holders(device: Path, paths: WatchdogPaths) -> Iterator[tuple[int, str]]:
-    """(pid, command) of each process that has the device open, under either of its names; only what this user may see."""
-    wanted = {str(device), str(device.resolve())}
-    if _sysfs_name(device) == "watchdog0":
-        wanted |= {str(paths.dev / "watchdog"), str(paths.dev / "watchdog0")}
-    for folder in paths.proc.glob("[0-9]*"):
-        try:
-            open_files = [str(link.readlink()) for link in (folder / "fd").iterdir()]
-        except OSError:
-            continue
-        if wanted.intersection(open_files):
-            yield int(folder.name), _text(folder / "comm") or "?"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import secrets
 import signal
 import subprocess
 import time
@@ -126,19 +125,23 @@ class CheckRun:
                     self._running = self._spawn(path, now_s)
                 except OSError as error:
                     problem = f"cannot be run: {error.strerror}"
+                except subprocess.SubprocessError as error:
+                    problem = f"cannot be run: {error}"
             if problem:
                 self._results.append(CheckResult(path.name, Health.CRITICAL, problem, 0.0))
                 if self._stop_at_critical:
                     self._pending.clear()
 
     def _spawn(self, path: Path, now_s: float) -> _Running:
-        mark = secrets.token_hex(8)
+        mark = os.urandom(8).hex()
         cpu_s = max(1, round(self._timeout_s) + 1)
 
+        wanted = {resource.RLIMIT_DATA: _DATA_BYTES, resource.RLIMIT_CPU: cpu_s, resource.RLIMIT_CORE: 0}
+        bounds = {kind: _bounded(kind, value) for kind, value in wanted.items()}
+
         def limits() -> None:
-            resource.setrlimit(resource.RLIMIT_DATA, (_DATA_BYTES, _DATA_BYTES))
-            resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            for kind, pair in bounds.items():
+                resource.setrlimit(kind, pair)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
         read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -212,6 +215,13 @@ def run_once(run: CheckRun, clock: Callable[[], float] = lambda: time.clock_gett
     finally:
         run.cancel()
     return done
+
+
+def _bounded(kind: int, value: int) -> tuple[int, int]:
+    """Both limits at `value`, or lower where whoever started us has less to give."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    return value, value
 
 
 def _drain(running: _Running) -> None:

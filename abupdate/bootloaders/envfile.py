@@ -1,0 +1,89 @@
+"""A copy of U-Boot's environment in a range of a regular file or a block device."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from abupdate.bootloaders.envio import Span, compare, medium_of, opened, read_exactly, unusable, write_all
+from abupdate.errors import ConfigError, Failed
+from abupdate.formats.fwenvconfig import EnvLocation
+from abupdate.formats.ubootenv import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class FileArea:
+    """A range of a regular file or a block device."""
+
+    location: EnvLocation
+    sys_block: Path
+    scheme: Scheme = Scheme.INCREMENTAL
+
+    def read(self) -> bytes:
+        with opened(self.location, os.O_RDONLY) as fd:
+            return read_exactly(fd, self._start(fd), self.location)
+
+    def write(self, data: bytes) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(self._unprotected())
+            fd = stack.enter_context(opened(self.location, os.O_RDWR))
+            start = self._start(fd)
+            try:
+                write_all(fd, data, start)
+                os.fsync(fd)
+                # Whole pages, else the kernel keeps them and the comparison sees the cache instead of the medium.
+                first = start - start % mmap.PAGESIZE
+                os.posix_fadvise(fd, first, start - first + len(data) + mmap.PAGESIZE, os.POSIX_FADV_DONTNEED)
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.EROFS):  # a read-only disk opens for writing and refuses the first write
+                    raise unusable(self.location, error) from None
+                raise Failed(f"{self.location.device}: cannot write the U-Boot environment: {error.strerror}") from None
+            compare(read_exactly(fd, start, self.location), data, self.location)
+
+    def mark_obsolete(self) -> None:
+        raise Failed(f"{self.location.device}: has no boolean flag")
+
+    def span(self) -> Span:
+        with opened(self.location, os.O_RDONLY) as fd:
+            start = self._start(fd)
+            return Span(medium_of(fd), start, start + self.location.size_bytes)
+
+    def _start(self, fd: int) -> int:
+        mode = os.fstat(fd).st_mode
+        end = os.lseek(fd, 0, os.SEEK_END)
+        location = self.location
+        if location.offset < 0 and not stat.S_ISBLK(mode):
+            raise ConfigError(f"{location.device}: a negative offset is for block devices", "fw_printenv refuses it in a file too")
+        start = location.offset + (end if location.offset < 0 else 0)
+        if start < 0 or start + location.size_bytes > end:
+            raise ConfigError(
+                f"{location.device}: {end} bytes, too short for {location.size_bytes:#x} bytes of environment at {location.offset:#x}",
+                "see the offset and ENV-SIZE in fw_env.config",
+            )
+        return start
+
+    @contextmanager
+    def _unprotected(self) -> Iterator[None]:
+        """eMMC boot partitions are write-protected by the kernel until their `force_ro` is cleared."""
+        switch = self.sys_block / Path(self.location.device).resolve().name / "force_ro"
+        try:
+            protected = switch.read_text().strip() == "1"
+        except OSError:
+            protected = False
+        if not protected:
+            yield
+            return
+        try:
+            switch.write_text("0")
+        except OSError as error:
+            raise ConfigError(f"{self.location.device}: write-protected, and {switch} cannot be cleared: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            switch.write_text("1")
