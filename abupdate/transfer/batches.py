@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from abupdate.devices.block import aligned_buffer
-from abupdate.errors import Failed, Refused
+from abupdate.errors import ConfigError, Failed, Refused
 from abupdate.formats.chunktable import MAX_CHUNK_BYTES
 from abupdate.model import Chunk, Image
 from abupdate.ports import SparseTarget, Target
@@ -106,10 +106,10 @@ def data_pieces(target: Target, batch: Batch) -> Iterator[tuple[int, int]]:
 
 
 def check_room(image: Image, target: Target) -> None:
-    """Raise Refused where the image does not fit. To be called for all images before the first write."""
+    """Raise ConfigError where the image does not fit. To be called for all images before the first write."""
     if image.size_bytes > target.size_bytes:
         message = f"image {image.name} has {image.size_bytes} bytes and its slot has room for {target.size_bytes}"
-        raise Refused(message, "this bundle is made for larger slots")
+        raise ConfigError(message, "this bundle is made for larger slots")
 
 
 def read_whole(target: Target, view: memoryview, offset: int) -> None:

@@ -42,8 +42,8 @@ def install_image(
     progress: called in this thread with the slot bytes done so far, at last with image.size_bytes.
     limit: bounds the rate at which stored bytes are read. With a RandomSource, stored bytes of chunks that the target
     already holds are not read; another source is read and verified from end to end.
-    Raises Refused for an image that does not fit (before the first write) and for a damaged payload, Failed for I/O errors
-    and a stream that ends early. The target then holds a mix of old bytes and verified new ones.
+    Raises ConfigError for an image that does not fit (before the first write), Refused for a damaged payload, Failed for I/O
+    errors and a stream that ends early. The target then holds a mix of old bytes and verified new ones.
     """
     check_room(image, target)
     install = _Install(source, image, chunks, target, limit)

@@ -16,7 +16,7 @@ def verify_image(image: Image, chunks: Iterator[Chunk], target: Target, progress
     """Compare what the medium holds with the image's table.
 
     `target.flush()` must have returned since the last write, or cached bytes might be verified. progress: as in install_image.
-    Raises Failed at a difference and for I/O errors, Refused where the image cannot fit.
+    Raises Failed at a difference and for I/O errors, ConfigError where the image cannot fit.
     """
     check_room(image, target)
     verify = _Verify(image, chunks, target)

@@ -38,7 +38,9 @@ udevadm trigger --settle --action=change --name-match="$1" --name-match="$1"p1 -
 
 def parse(output: str) -> Discovery:
     origin, note, devices = json.loads(output)
-    found = [FoundDevice(**{**device, "mounted_at": tuple(device["mounted_at"]), "holders": tuple(device["holders"])}) for device in devices]
+    found = [
+        FoundDevice(**{**device, "mounted_at": tuple(device["mounted_at"]), "holders": tuple(device["holders"])}) for device in devices
+    ]
     return Discovery(Origin(origin), tuple(found), note)
 
 
@@ -96,7 +98,11 @@ def test_without_udevs_database_sysfs_still_tells_sizes_and_mounts(disk: Path, t
 def test_without_pyudev_or_libudev(missing: str, word: str) -> None:
     hide = {
         "pyudev": "import sys; sys.modules['pyudev'] = None\n",
-        "libudev": "import ctypes.util; real = ctypes.util.find_library; ctypes.util.find_library = lambda n: n != 'udev' and real(n) or None\n",
+        "libudev": """
+import ctypes.util
+find_library = ctypes.util.find_library
+ctypes.util.find_library = lambda name: None if name == "udev" else find_library(name)
+""",
     }
     done = subprocess.run([sys.executable, "-c", hide[missing] + REPORT], check=True, capture_output=True, text=True)
     found = parse(done.stdout)

@@ -1,0 +1,100 @@
+"""The crew: errors surface, interrupts end it, no thread stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from abupdate.errors import Failed
+from abupdate.transfer.crew import Crew, crew_size
+
+
+def names() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("abupdate")]
+
+
+def test_all_of_it_is_done_and_reported() -> None:
+    crew, seen = Crew(), list[int]()
+    work = iter(range(100))
+    lock = threading.Lock()
+
+    def job() -> None:
+        while True:
+            with lock:
+                if next(work, None) is None:
+                    return
+            crew.advance(10)
+
+    crew.run(job, seen.append)
+    assert seen[-1] == 1000
+    assert seen == sorted(seen)
+    assert names() == []
+
+
+def test_progress_comes_in_the_calling_thread_while_work_goes_on() -> None:
+    crew = Crew()
+    reported = threading.Event()
+
+    def job() -> None:
+        crew.advance(1)
+        assert reported.wait(20)
+
+    def progress(done: int) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        reported.set()
+
+    crew.run(job, progress)
+
+
+def test_first_error_is_raised_and_the_others_stop() -> None:
+    crew = Crew()
+    first = threading.Lock()
+
+    def job() -> None:
+        if first.acquire(blocking=False):
+            raise Failed("the medium is gone")
+        assert crew.stop.wait(20)
+
+    with pytest.raises(Failed, match="gone"):
+        crew.run(job, lambda done: None)
+    assert names() == []
+
+
+def test_error_of_the_progress_report_ends_it_too() -> None:
+    crew = Crew()
+
+    def job() -> None:
+        crew.advance(1)
+        assert crew.stop.wait(20)
+
+    def progress(done: int) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        crew.run(job, progress)
+    assert names() == []
+
+
+def test_control_c_cancels_what_waits() -> None:
+    crew = Crew()
+    waiting = threading.Barrier(crew_size() + 1)
+    freed = threading.Event()
+
+    def job() -> None:
+        waiting.wait(20)
+        assert freed.wait(20)
+
+    def interrupt() -> None:
+        waiting.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    killer = threading.Thread(target=interrupt)
+    killer.start()
+    with pytest.raises(KeyboardInterrupt):
+        crew.run(job, lambda done: None, freed.set)
+    killer.join()
+    assert crew.stopping
+    assert names() == []
