@@ -329,3 +329,19 @@ class ReadBack:
 
 
 Step = CommitBoot | RebuildBoot | SaveRecord | SaveHead | WriteSlot | ReadBack
+
+
+class Verdict(Enum):
+    """What the service does about a trial now."""
+
+    WAIT = "wait"
+    CONFIRM = "confirm"
+    REVERT = "revert"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict and, for people and the record, why; empty while waiting in health."""
+
+    verdict: Verdict
+    reason: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from abupdate.model import BootState, BootTraits, Manifest, Record
+from abupdate.model import BootState, BootTraits, Decision, Manifest, Record
 
 
 class Bootloader(Protocol):
@@ -201,3 +201,33 @@ class Watchdog(Protocol):
 
     def hand_over(self) -> None:
         """Close without stopping it."""
+
+
+class TrialWatch(Protocol):
+    """Health during a trial: programs run beside the caller's loop, and what their words mean for the slot."""
+
+    def tick(self, now_s: float) -> Decision:
+        """Look after the programs without waiting and judge; `now_s` is seconds since boot, suspend included."""
+
+    def stop(self) -> None:
+        """End whatever still runs."""
+
+
+class Announcer(Protocol):
+    """Whoever supervises the service (systemd's sd_notify)."""
+
+    @property
+    def watchdog_s(self) -> float | None:
+        """Longest time between two `alive`, None where nobody waits for it."""
+
+    def ready(self, status: str = "") -> bool:
+        """The service is up."""
+
+    def alive(self) -> bool:
+        """The loop runs."""
+
+    def status(self, status: str) -> bool:
+        """One line for people."""
+
+    def stopping(self, status: str = "") -> bool:
+        """The service ends on purpose."""

@@ -13,6 +13,16 @@ RUNTIME = Path("/run/abupdate")
 _CARD_RESET = 0x20  # WDIOF_CARDRESET: the watchdog reset the machine
 
 
+def kernel_argument(name: str, root: Path = Path("/")) -> str | None:
+    """The value of a kernel argument NAME=VALUE (the last one wins), None when it is absent."""
+    try:
+        words = (root / "proc/cmdline").read_text().split()
+    except OSError:
+        return None
+    values = [word.removeprefix(name + "=") for word in words if word.startswith(name + "=")]
+    return values[-1] if values else None
+
+
 class LinuxBoot:
     """`ports.ThisBoot` from /proc, /sys and a marker in the runtime folder."""
 
@@ -45,21 +55,12 @@ class LinuxBoot:
         self._marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._marker.write_text(self.boot_id + "\n")
 
-    def cmdline(self, name: str) -> str | None:
-        """The value of a kernel argument NAME=VALUE (the last one wins), None when it is absent."""
-        try:
-            words = (self._root / "proc/cmdline").read_text().split()
-        except OSError:
-            return None
-        values = [word.removeprefix(name + "=") for word in words if word.startswith(name + "=")]
-        return values[-1] if values else None
-
     def booted(self) -> str:
         """See ports.ThisBoot: [device] booted, then abupdate.slot=, then rauc.slot=, then the device of the root file system."""
         if self._believed is not None:
             return self._believed
         for argument in ("abupdate.slot", "rauc.slot"):
-            named = self.cmdline(argument)
+            named = kernel_argument(argument, self._root)
             if named is not None:
                 if named in self._slots:
                     return named

@@ -14,25 +14,9 @@ A sample holds until the next one. Without any health program the slot is health
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from abupdate.health.results import Health
-
-
-class Verdict(Enum):
-    """What the service does about the trial now."""
-
-    WAIT = "wait"
-    CONFIRM = "confirm"
-    REVERT = "revert"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict and, for people and the record, why; empty while waiting in health."""
-
-    verdict: Verdict
-    reason: str = ""
+from abupdate.model import Decision, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,58 @@
+"""Handler of `abupdate service`."""
+
+from __future__ import annotations
+
+import subprocess
+from argparse import Namespace
+from pathlib import Path
+
+from abupdate import wiring
+from abupdate.config import load
+from abupdate.devices import power, watchdog, watchdog_sysfs
+from abupdate.devices.notify import Notifier
+from abupdate.devices.thisboot import kernel_argument
+from abupdate.health.checks import CheckRun
+from abupdate.health.monitor import Limits
+from abupdate.health.programs import find_programs
+from abupdate.health.watch import Watch
+from abupdate.operations.service import Hardware, Numbers, Service
+
+_SYSTEMD = Path("/run/systemd/system")
+
+
+def service(options: Namespace) -> int:
+    """`abupdate service [--trial]`: serves until it is told to end, or the trial ends."""
+    settings = load(options.config)
+    device = settings.watchdog.device
+    trial, health = settings.trial, settings.health
+
+    def watch() -> Watch:
+        # Looked for on trial alone: a health program that cannot be trusted must not keep a confirmed slot from being served.
+        programs = find_programs(settings.health.dir)
+        run = CheckRun(programs, timeout_s=health.interval_s, stop_at_critical=True)
+        limits = Limits(trial.window_s, trial.auto_confirm, health.degraded_row_s, health.degraded_total_s)
+        return Watch(run, limits, health.interval_s, has_programs=bool(programs))
+
+    hardware = Hardware(
+        open_watchdog=lambda: watchdog.Watchdog(device),
+        running=lambda: watchdog_sysfs.facts(device).state == "active",
+        hinted=kernel_argument("abupdate.trial") == "1",
+        always=settings.watchdog.always,
+        disarm=settings.watchdog.after_confirm == "disarm",
+        reboot=power.reboot,
+        reboot_now=power.reboot_now,
+        going_down=_going_down,
+    )
+    numbers = Numbers(trial.window_s, trial.boot_timeout_s, settings.watchdog.timeout_s)
+    board = wiring.tolerant(settings, service=True)
+    return Service(board, watch, hardware, Notifier(), numbers, trial_only=options.trial).run()
+
+
+def _going_down() -> bool:
+    if not _SYSTEMD.is_dir():
+        return False
+    try:
+        said = subprocess.run(["systemctl", "is-system-running"], capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return said.strip() == "stopping"
