@@ -56,7 +56,7 @@ class Watchdog:
         try:
             self._fd = os.open(device, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise _open_error(device, paths, error) from None
+            raise open_error(device, paths, error) from None
         buffer = bytearray(_INFO.size)
         try:
             run_ioctl(self._fd, _GETSUPPORT, buffer)
@@ -180,7 +180,8 @@ def probe(device: Path, paths: WatchdogPaths = KERNEL_PATHS, run_ioctl: Ioctl = 
     return replace(known, options=watchdog.options)
 
 
-def _open_error(device: Path, paths: WatchdogPaths, error: OSError) -> AbupdateError:
+def open_error(device: Path, paths: WatchdogPaths, error: OSError) -> AbupdateError:
+    """Why the device could not be opened, with who holds it."""
     if error.errno == errno.EBUSY:
         found = list(holders(device, paths))
         names = [f"{comm} (pid {pid})" for pid, comm in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,12 +103,16 @@ def holders(device: Path, paths: WatchdogPaths) -> Iterator[tuple[int, str]]:
     if sysfs_name(device) == "watchdog0":
         wanted |= {str(paths.dev / "watchdog"), str(paths.dev / "watchdog0")}
     for folder in paths.proc.glob("[0-9]*"):
-        try:
-            open_files = [str(link.readlink()) for link in (folder / "fd").iterdir()]
-        except OSError:
-            continue
-        if wanted.intersection(open_files):
+        if not wanted.isdisjoint(_open_files(folder / "fd")):
             yield int(folder.name), _text(folder / "comm") or "?"
+
+
+def _open_files(folder: Path) -> Iterator[str]:
+    """What a process has open; files that it closes meanwhile, and processes of others, are passed over."""
+    with suppress(OSError):
+        for link in folder.iterdir():
+            with suppress(OSError):
+                yield str(link.readlink())
 
 
 def sysfs_name(device: Path) -> str:
