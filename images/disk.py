@@ -79,7 +79,9 @@ def change_ext4(image: Path, files: Mapping[str, bytes | None], scratch: Path, m
             commands += [f"set_inode_field {name} uid 0", f"set_inode_field {name} gid 0"]
             commands += [f"set_inode_field {name} {field} @{STAMP}" for field in ("atime", "mtime", "ctime", "crtime")]
     environment = {**os.environ, "E2FSPROGS_FAKE_TIME": str(STAMP), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    done = subprocess.run(["debugfs", "-w", "-f", "-", image], input="\n".join(commands), text=True, capture_output=True, check=False, env=environment)
+    done = subprocess.run(
+        ["debugfs", "-w", "-f", "-", image], input="\n".join(commands), text=True, capture_output=True, check=False, env=environment
+    )
     for name, content in files.items():
         seen = subprocess.run(["debugfs", "-R", f"cat {name}", image], capture_output=True, check=False, env=environment)
         if content is not None and seen.stdout != content:
@@ -115,7 +117,11 @@ def boot_script(tree: Path, scratch: Path) -> None:
     """Compile bootloader-hooks/uboot/boot.cmd into a folder as boot.scr."""
     source = TREE / "bootloader-hooks/uboot/boot.cmd"
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(STAMP)}
-    run(["mkimage", "-A", "arm64", "-T", "script", "-C", "none", "-n", "abupdate", "-d", source, tree / "boot.scr"], env=environment, cwd=scratch)
+    run(
+        ["mkimage", "-A", "arm64", "-T", "script", "-C", "none", "-n", "abupdate", "-d", source, tree / "boot.scr"],
+        env=environment,
+        cwd=scratch,
+    )
 
 
 def gpt_disk(disk: Path, partitions: tuple[Partition, ...], contents: Mapping[str, Path]) -> None:

@@ -129,7 +129,14 @@ def install_dependencies(cache: Cache) -> Path:
     def make(folder: Path) -> None:
         say("fetching wheels for arm64")
         platforms = [f"--platform={name}" for name in WHEEL_PLATFORMS]
-        options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--only-binary=:all:", "--implementation=cp", "--python-version=3.11"]
+        options = [
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-compile",
+            "--only-binary=:all:",
+            "--implementation=cp",
+            "--python-version=3.11",
+        ]
         run([sys.executable, "-m", "pip", "install", *options, *platforms, "--target", folder, *_requirements()])
 
     return cache.step("wheels", [*_requirements(), *WHEEL_PLATFORMS], make)

@@ -34,7 +34,20 @@ STDLIB_PRUNED = (
     "smtplib.py imaplib.py nntplib.py ftplib.py telnetlib.py poplib.py cgi.py cgitb.py aifc.py sunau.py wave.py pdb.py "
     "__phello__ LICENSE.txt"
 ).split()
-DYNLOAD_PRUNED = ("_test*", "_xx*", "xx*", "_tkinter*", "_curses*", "_dbm*", "_gdbm*", "_sqlite3*", "readline*", "_codecs_*", "audioop*", "ossaudiodev*")
+DYNLOAD_PRUNED = (
+    "_test*",
+    "_xx*",
+    "xx*",
+    "_tkinter*",
+    "_curses*",
+    "_dbm*",
+    "_gdbm*",
+    "_sqlite3*",
+    "readline*",
+    "_codecs_*",
+    "audioop*",
+    "ossaudiodev*",
+)
 PROGRAMS_PRUNED = ("usr/sbin/e4crypt", "usr/sbin/filefrag", "usr/sbin/mklost+found", "sbin/debugfs", "sbin/logsave", "usr/bin/chattr")
 
 # An arm64 kernel image whose first instruction branches to itself: U-Boot starts it, and nothing follows.
@@ -76,7 +89,23 @@ def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
     for pattern in DYNLOAD_PRUNED:
         for path in (stdlib / "lib-dynload").glob(pattern):
             path.unlink()
-    for folder in ("bin", "sbin", "proc", "sys", "dev", "tmp", "run", "data", "bundles", "root", "mnt", "var", "etc", "usr/local/bin", "lib/modules"):
+    for folder in (
+        "bin",
+        "sbin",
+        "proc",
+        "sys",
+        "dev",
+        "tmp",
+        "run",
+        "data",
+        "bundles",
+        "root",
+        "mnt",
+        "var",
+        "etc",
+        "usr/local/bin",
+        "lib/modules",
+    ):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for link, target in (("var/run", "/run"), ("var/lock", "/run/lock"), ("var/tmp", "/tmp"), ("usr/bin/python3", "python3.11")):
         (root / link).symlink_to(target)
