@@ -1,0 +1,114 @@
+"""`doctor`: what is wrong with this device's set-up or state, in words, and what `--fix` would do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from abupdate import machine
+from abupdate.errors import AbupdateError
+from abupdate.model import BootState, CommitBoot, Facts, RebuildBoot, SaveRecord, Situation, Step
+from abupdate.operations.board import Board, observe, perform
+
+
+class Grade(Enum):
+    """How bad a finding is. FAIL: an update would fail or could not be undone; WARN: it works, with a risk that is named."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; hint says what to do (empty: nothing)."""
+
+    grade: Grade
+    topic: str
+    text: str
+    hint: str = ""
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def run_checks(checks: Sequence[tuple[str, Check]]) -> list[Finding]:
+    """All findings in order; a check that raises one of our errors becomes a finding itself."""
+    found: list[Finding] = []
+    for topic, check in checks:
+        try:
+            found += check()
+        except AbupdateError as error:
+            found.append(Finding(Grade.FAIL, topic, error.message, error.hint))
+    return found
+
+
+def check_state(board: Board) -> Iterable[Finding]:
+    """Where the device stands, as far as something is to be done about it."""
+    facts = observe(board, readable=False)
+    if facts.boot is None:
+        yield Finding(Grade.FAIL, "boot store", f"{board.store.location} holds no valid state", "abupdate doctor --fix writes it anew")
+        return
+    yield Finding(Grade.OK, "boot store", f"{board.store.location} is readable")
+    where = machine.situation(facts)
+    grade, hint = _GRADES.get(where, (Grade.OK, ""))
+    yield Finding(grade, "situation", f"{where.value}, slot {facts.booted} runs", hint)
+    if facts.record is None:
+        yield Finding(Grade.WARN, "record", "there is none (or none that this version reads)", "the next operation rebuilds it from facts")
+    if facts.boot.fresh:
+        yield Finding(Grade.OK, "boot store", "holds none of our variables yet: the first flash writes them")
+
+
+_GRADES = {
+    Situation.UNKNOWN: (Grade.WARN, "abupdate doctor --fix takes the slot on trial out"),
+    Situation.FELL_BACK: (Grade.WARN, "the service records it at its next start, or abupdate doctor --fix now"),
+    Situation.FELL_THROUGH: (Grade.WARN, "the service records it at its next start, or abupdate doctor --fix now"),
+    Situation.REBOOT_PENDING: (Grade.WARN, "reboot"),
+    Situation.ARMED: (Grade.OK, "reboot"),
+}
+
+
+def repairs(facts: Facts) -> tuple[Step, ...]:
+    """What `--fix` does: rebuild an unreadable store, settle an outcome, take out a trial slot that nobody knows about."""
+    if facts.boot is None:
+        return (RebuildBoot(machine.rebuilt(facts), "no copy of the boot state is valid"),)
+    settled = machine.settle(facts)
+    if settled:
+        return settled
+    if machine.situation(facts) is Situation.UNKNOWN:
+        return machine.decide(facts, machine.Revert("taken out by doctor: the record was lost"))
+    return ()
+
+
+def describe(step: Step) -> str:
+    """One line about a repair, for the person who is asked to trust it."""
+    match step:
+        case RebuildBoot():
+            return f"write the boot store anew, losing what others kept in it: {_shown(step.state)}"
+        case CommitBoot():
+            return f"boot store: {step.why}: {_shown(step.state)}"
+        case SaveRecord():
+            return f"record: {step.why}"
+        case _:
+            return type(step).__name__
+
+
+def _shown(state: BootState) -> str:
+    left = ", ".join(f"{slot} has {count} boots" for slot, count in sorted(state.left.items()))
+    return f"order {' '.join(state.order)}; {left}; on trial: {state.trial or 'none'}"
+
+
+def fix(board: Board, show: Callable[[str], None]) -> int:
+    """Show and perform the repairs; returns how many steps were done. Raises Busy, Failed."""
+    done = 0
+    with board.state.lock():
+        for _ in range(4):
+            steps = repairs(observe(board, readable=False))
+            if not steps:
+                break
+            for step in steps:
+                show(describe(step))
+            perform(board, steps)
+            done += len(steps)
+    return done
