@@ -8,6 +8,7 @@ is critical. What a program leaves running is killed with its group.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -27,6 +28,7 @@ _KILL_GRACE_S = 2.0
 _KEPT_BYTES = 4096
 _READ_BYTES = 65536
 _READS_PER_POLL = 16
+_PIPE_BYTES = 1 << 20
 _REASON_CHARACTERS = 200
 # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count address space that Go, Java and node merely reserve.
 _DATA_BYTES = 512 << 20
@@ -145,6 +147,9 @@ class CheckRun:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
         read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with contextlib.suppress(OSError):
+            # Room for what a talkative program prints between two polls.
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             os.set_blocking(write_end, True)
             process = subprocess.Popen(
