@@ -95,24 +95,25 @@ if test ${abu_fits} = yes; then
 	cp.b ${abu_tmp} ${abu_x} ${abu_n}
 fi'
 
-# abu_patch: the value of BOOT_x_LEFT in abu_out becomes abu_value (at most ff); abu_name: _x_L as a number; abu_has: it is there.
+# abu_patch: the value of BOOT_x_LEFT in abu_out becomes abu_value (at most ff); abu_name: "_x_L" as a number.
 # A number shorter than its place gets zeros in front; a missing variable is put first.
-setenv abu_patch 'abu_fits=yes
-setexpr abu_digits 1 + 0
+setenv abu_patch 'setexpr abu_digits 1 + 0
 if itest ${abu_value} -gt f; then setexpr abu_digits 2 + 0; fi
-if test ${abu_has} = yes; then
-	setexpr abu_p ${abu_out_flag} + 0
-	mw.b ${abu_p} 0
-	abu_found=no
-	while test ${abu_found} = no; do
-		while itest.b *${abu_p} != 0; do setexpr abu_p ${abu_p} + 1; done
-		setexpr abu_p ${abu_p} + 1
-		cp.b ${abu_p} ${abu_tmp} c
-		if itest.l *${abu_tmp} == 0x544f4f42; then if itest.l *${abu_tmp4} == ${abu_name}; then if itest.l *${abu_tmp8} == 0x3d544645; then
-			abu_found=yes
-		fi; fi; fi
-		if itest ${abu_p} -gt ${abu_out_end}; then abu_found=end; fi
-	done
+setexpr abu_p ${abu_out_flag} + 0
+mw.b ${abu_p} 0
+mw.b ${abu_out_end} 0
+abu_found=no
+while test ${abu_found} = no; do
+	while itest.b *${abu_p} != 0; do setexpr abu_p ${abu_p} + 1; done
+	setexpr abu_p ${abu_p} + 1
+	cp.b ${abu_p} ${abu_tmp} c
+	if itest.l *${abu_tmp} == 0x544f4f42; then if itest.l *${abu_tmp4} == ${abu_name}; then if itest.l *${abu_tmp8} == 0x3d544645; then
+		abu_found=yes
+	fi; fi; fi
+	if itest.b *${abu_p} == 0; then abu_found=end; fi
+	if itest ${abu_p} -ge ${abu_out_end}; then abu_found=end; fi
+done
+if test ${abu_found} = yes; then
 	setexpr abu_q ${abu_p} + c
 	setexpr abu_p ${abu_q} + 0
 	while itest.b *${abu_p} != 0; do setexpr abu_p ${abu_p} + 1; done
@@ -126,12 +127,13 @@ else
 	setexpr abu_q ${abu_out_data} + 0
 	setexpr abu_need ${abu_digits} + d
 	run abu_gap
+	setexpr abu_q ${abu_out_data} + c
+	setexpr abu_room ${abu_digits} + 0
 	if test ${abu_fits} = yes; then
 		mw.l ${abu_tmp} 0x544f4f42 ; mw.l ${abu_tmp4} ${abu_name} ; mw.l ${abu_tmp8} 0x3d544645
 		cp.b ${abu_tmp} ${abu_out_data} c
-		setexpr abu_q ${abu_out_data} + c ; setexpr abu_p ${abu_q} + ${abu_digits}
+		setexpr abu_p ${abu_q} + ${abu_digits}
 		mw.b ${abu_p} 0
-		setexpr abu_room ${abu_digits} + 0
 	fi
 fi
 if test ${abu_fits} = yes; then
@@ -196,7 +198,8 @@ else
 fi
 
 abu_order="${BOOT_ORDER:-A B}"
-abu_trial="${BOOT_TRIAL:-none}"
+abu_trial=none
+for abu_s in ${BOOT_TRIAL}; do abu_trial=${abu_s}; done
 abu_budget="${BOOT_BUDGET:-a}"
 abu_timeout="${BOOT_TIMEOUT:-78}"
 abu_left_A="${BOOT_A_LEFT:-none}"
@@ -211,10 +214,8 @@ fi
 abu_full="${abu_budget}"
 if itest "${abu_full}" == 0; then abu_full=1; fi
 if itest "${abu_full}" -gt ff; then abu_full=ff; fi
-abu_has_A=yes
-abu_has_B=yes
-if test "${abu_left_A}" = none; then abu_has_A=no ; abu_left_A="${abu_full}"; fi
-if test "${abu_left_B}" = none; then abu_has_B=no ; abu_left_B="${abu_full}"; fi
+if test "${abu_left_A}" = none; then abu_left_A="${abu_full}"; fi
+if test "${abu_left_B}" = none; then abu_left_B="${abu_full}"; fi
 if itest "${abu_left_A}" -gt ff; then abu_left_A=ff; fi
 if itest "${abu_left_B}" -gt ff; then abu_left_B=ff; fi
 
@@ -225,19 +226,20 @@ setexpr abu_x ${abu_timeout} % 3e8 ; setexpr abu_s3 ${abu_x} / 64
 setexpr abu_x ${abu_timeout} % 64 ; setexpr abu_s2 ${abu_x} / a
 setexpr abu_s1 ${abu_timeout} % a
 abu_seconds=${abu_s4}${abu_s3}${abu_s2}${abu_s1}
-if itest ${abu_timeout} -lt 3e8; then abu_seconds=${abu_s3}${abu_s2}${abu_s1}; fi
-if itest ${abu_timeout} -lt 64; then abu_seconds=${abu_s2}${abu_s1}; fi
-if itest ${abu_timeout} -lt a; then abu_seconds=${abu_s1}; fi
+if itest "${abu_timeout}" -lt 3e8; then abu_seconds=${abu_s3}${abu_s2}${abu_s1}; fi
+if itest "${abu_timeout}" -lt 64; then abu_seconds=${abu_s2}${abu_s1}; fi
+if itest "${abu_timeout}" -lt a; then abu_seconds=${abu_s1}; fi
 
 # ---- the slots in order, counted; then "last": those that are not on trial, counters reset; then "rest": only where the order
 # names no such slot
 abu_failed=none
+abu_unsaved=no
 abu_any=no
 for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 	abu_go=no
 	abu_save=no
 	abu_kind=none
-	abu_unsaved=no
+	if test ${abu_mode} = count; then abu_unsaved=no; fi
 	abu_set_A=none
 	abu_set_B=none
 	if test "${abu_slot}" = A -o "${abu_slot}" = B; then
@@ -252,7 +254,7 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 			if test ${abu_kind} = confirmed; then abu_go=yes ; abu_any=yes; fi
 		fi
 		if test ${abu_mode} = count; then
-			if itest ${abu_left} -gt 0; then
+			if itest "${abu_left}" -gt 0; then
 				abu_go=yes
 				if test ${abu_kind} = trial; then abu_save=yes; fi
 				if itest "${abu_budget}" -gt 0; then abu_save=yes; fi
@@ -281,11 +283,11 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 		abu_fits=yes
 		cp.b ${abu_from} ${abu_out} ${abu_size}
 		if test ${abu_set_A} != none; then
-			abu_value=${abu_set_A} ; abu_has=${abu_has_A} ; abu_name=0x4c5f415f
+			abu_value=${abu_set_A} ; abu_name=0x4c5f415f
 			run abu_patch
 		fi
 		if test ${abu_set_B} != none -a ${abu_fits} = yes; then
-			abu_value=${abu_set_B} ; abu_has=${abu_has_B} ; abu_name=0x4c5f425f
+			abu_value=${abu_set_B} ; abu_name=0x4c5f425f
 			run abu_patch
 		fi
 		# Believed only when it says what it should, is written, and is read back the same.
@@ -294,8 +296,8 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 			abu_at=${abu_out} ; run abu_sum
 			cp.b ${abu_crc} ${abu_out} 4
 			env import -b ${abu_out_data} ${abu_length} BOOT_A_LEFT BOOT_B_LEFT
-			if test ${abu_set_A} != none; then if itest ${BOOT_A_LEFT} != ${abu_set_A}; then abu_fits=no; fi; fi
-			if test ${abu_set_B} != none; then if itest ${BOOT_B_LEFT} != ${abu_set_B}; then abu_fits=no; fi; fi
+			if test ${abu_set_A} != none; then if itest "${BOOT_A_LEFT}" == ${abu_set_A}; then true; else abu_fits=no; fi; fi
+			if test ${abu_set_B} != none; then if itest "${BOOT_B_LEFT}" == ${abu_set_B}; then true; else abu_fits=no; fi; fi
 		fi
 		if test ${abu_fits} = yes; then
 			if ${abu_if} write ${abu_out} ${abu_to} ${abu_blocks}; then
@@ -309,8 +311,8 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 			cp.b ${abu_out} ${abu_from} ${abu_size}
 			abu_s=${abu_to} ; abu_to=${abu_next} ; abu_next=${abu_s}
 			setexpr.b abu_x *${abu_out_flag} ; abu_flag=${abu_x}
-			if test ${abu_set_A} != none; then abu_left_A=${abu_set_A} ; abu_has_A=yes; fi
-			if test ${abu_set_B} != none; then abu_left_B=${abu_set_B} ; abu_has_B=yes; fi
+			if test ${abu_set_A} != none; then abu_left_A=${abu_set_A}; fi
+			if test ${abu_set_B} != none; then abu_left_B=${abu_set_B}; fi
 			if test "${abu_slot}" = A; then abu_left=${abu_left_A}; fi
 			if test "${abu_slot}" = B; then abu_left=${abu_left_B}; fi
 		else
@@ -322,7 +324,7 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 	if test ${abu_go} = yes; then
 		echo "abupdate: slot ${abu_slot} ${abu_kind} left ${abu_left}"
 		setenv bootargs "${abu_args} root=${abu_root} ro abupdate.slot=${abu_slot} panic=10"
-		if test "${abu_failed}" != none; then setenv bootargs "${bootargs} abupdate.failed=${abu_failed}"; fi
+		if test ${abu_failed} != none; then setenv bootargs "${bootargs} abupdate.failed=${abu_failed}"; fi
 		if test ${abu_unsaved} = yes; then setenv bootargs "${bootargs} abupdate.unsaved=1"; fi
 		if test ${abu_kind} = trial; then
 			setenv bootargs "${bootargs} abupdate.trial=1 abupdate.boot_timeout=${abu_seconds} watchdog.open_timeout=${abu_seconds}"
@@ -333,7 +335,7 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 				abu_armed=no
 				# A running watchdog cannot be stopped for the next slot, so it is armed only for what looks like a kernel.
 				setexpr abu_x ${abu_at_kernel} + 38
-				if test ${abu_kind} = trial && itest ${abu_timeout} -gt 0 && itest.l *${abu_x} == 0x644d5241; then
+				if test ${abu_kind} = trial && itest "${abu_timeout}" -gt 0 && itest.l *${abu_x} == 0x644d5241; then
 					if run abu_arm; then
 						abu_armed=yes
 						echo "abupdate: watchdog armed, ${abu_seconds} s"
@@ -344,7 +346,9 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 			fi
 		fi
 		echo "abupdate: slot ${abu_slot} could not be started"
-		if test "${abu_failed}" = none; then abu_failed=${abu_slot}; else abu_failed=${abu_failed},${abu_slot}; fi
+		if test ${abu_failed} = A -a ${abu_slot} = B; then abu_failed=A,B; fi
+		if test ${abu_failed} = B -a ${abu_slot} = A; then abu_failed=B,A; fi
+		if test ${abu_failed} = none; then abu_failed=${abu_slot}; fi
 	fi
 done
 echo "abupdate: no slot can be started, reset"
