@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import disk, packages, trees
-from images.cache import TREE, Cache, say
+from images import bundles, disk, packages, trees
+from images.cache import TREE, Cache, Input, say
 
 CODE = TREE / "images"
 HOOKS = TREE / "bootloader-hooks"
@@ -17,7 +17,7 @@ BOOT_BYTES = 64 * disk.MIB
 ROOTFS_BYTES = 128 * disk.MIB
 DATA_BYTES = 128 * disk.MIB
 BOOT_IMAGE_BYTES = 48 * disk.MIB
-ROOTFS_IMAGE_BYTES = 88 * disk.MIB
+ROOTFS_IMAGE_BYTES = 64 * disk.MIB
 ENVIRONMENT = {
     "BOOT_ORDER": "A",
     "BOOT_A_LEFT": "3",
@@ -37,15 +37,15 @@ class Slot:
     rootfs: Path
 
 
-def first_slot(cache: Cache, keyring: Path | None) -> tuple[Slot, Path]:
-    """Images of version 1.0.0, and the folder with the plain kernel and initramfs of it."""
+def first_slot(cache: Cache, keyring: Path) -> Slot:
+    """Images of version 1.0.0 with this factory keyring."""
     debs = packages.fetch_packages(cache)
     kernel = packages.unpack_kernel(cache, debs)
     wheels = packages.install_dependencies(cache)
     project = packages.install_project(cache)
     armer = cache.step("armer", [HOOKS / "initramfs/arm-watchdog.c"], trees.compile_armer)
 
-    inputs = [debs.name, kernel.name, wheels.name, CODE / "trees.py"]
+    inputs: list[Input] = [debs.name, kernel.name, wheels.name, CODE / "trees.py"]
     base = cache.step("base", inputs, lambda folder: trees.base_tree(debs, kernel, wheels, folder / "root"))
 
     def make_initramfs(folder: Path) -> None:
@@ -71,9 +71,8 @@ def first_slot(cache: Cache, keyring: Path | None) -> tuple[Slot, Path]:
         disk.ext4(tree, folder / "rootfs.img", ROOTFS_IMAGE_BYTES, "rootfs")
         shutil.rmtree(tree)
 
-    ring = [keyring] if keyring else []
-    rootfs = cache.step("rootfs", [base.name, project.name, CODE / "rootfs", CODE / "disk.py", CODE / "trees.py", *ring], make_rootfs)
-    return Slot(boot / "boot.img", rootfs / "rootfs.img"), initrd
+    rootfs = cache.step("rootfs", [base.name, project.name, CODE / "rootfs", CODE / "disk.py", CODE / "trees.py", keyring], make_rootfs)
+    return Slot(boot / "boot.img", rootfs / "rootfs.img")
 
 
 def device_disk(cache: Cache, slot: Slot) -> Path:
@@ -95,20 +94,22 @@ def device_disk(cache: Cache, slot: Slot) -> Path:
             if path.name not in ("disk.img", "flash.img"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    inputs = [slot.boot.parent.name, slot.rootfs.parent.name, HOOKS / "uboot/boot.cmd", CODE / "disk.py", json.dumps(ENVIRONMENT)]
+    inputs: list[Input] = [slot.boot.parent.name, slot.rootfs.parent.name, HOOKS / "uboot/boot.cmd", CODE / "disk.py", json.dumps(ENVIRONMENT)]
     return cache.step("disk", [*inputs, str((BOOT_BYTES, ROOTFS_BYTES, DATA_BYTES))], make)
 
 
 def build(folder: Path) -> None:
-    """Build everything and leave links with fixed names in `folder`: disk.img, flash.img, bundles.img."""
+    """Build everything and leave links with fixed names in `folder`: disk.img, flash.img, bundles.img, bundles/."""
     start = time.monotonic()
     cache = Cache(folder)
-    slot, _ = first_slot(cache, None)
+    ring = bundles.keyring(cache)
+    slot = first_slot(cache, ring / "keyring.abk")
     made = device_disk(cache, slot)
-    for name in ("disk.img", "flash.img"):
+    bundled = bundles.bundles_disk(cache, slot.boot, slot.rootfs, ring)
+    for result, name in ((made, "disk.img"), (made, "flash.img"), (bundled, "bundles.img"), (bundled, "bundles")):
         link = folder / f".{name}.link"
         link.unlink(missing_ok=True)
-        link.symlink_to((made / name).relative_to(folder))
+        link.symlink_to((result / name).relative_to(folder))
         link.rename(folder / name)
     cache.drop_unused()
     say(f"ready in {time.monotonic() - start:.1f} s")

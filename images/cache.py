@@ -40,7 +40,7 @@ def digest(inputs: Iterable[Input]) -> str:
         for path in files:
             if "__pycache__" in path.parts:
                 continue
-            content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+            content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
             name = path.relative_to(item).as_posix() if item.is_dir() else path.name
             mode = path.lstat().st_mode & 0o111
             total.update(f"f{name}\0{mode}\0{len(content)}\0".encode() + content)

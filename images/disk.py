@@ -67,7 +67,7 @@ def hash_of(text: str) -> int:
     return int.from_bytes(text.encode()[:8].ljust(8, b"\0"), "big")
 
 
-def change_ext4(image: Path, files: Mapping[str, bytes | None], scratch: Path, mode: int = 0o100644) -> None:
+def change_ext4(image: Path, files: Mapping[str, bytes | None], modes: Mapping[str, int], scratch: Path) -> None:
     """Put files into an ext4 image (None: remove); everything else keeps its place, so most chunks stay the same."""
     commands = []
     for number, (name, content) in enumerate(files.items()):
@@ -75,7 +75,7 @@ def change_ext4(image: Path, files: Mapping[str, bytes | None], scratch: Path, m
         if content is not None:
             piece = scratch / f"piece{number}"
             piece.write_bytes(content)
-            commands += [f"write {piece} {name}", f"set_inode_field {name} mode 0{mode:o}"]
+            commands += [f"write {piece} {name}", f"set_inode_field {name} mode 0{modes[name]:o}"]
             commands += [f"set_inode_field {name} uid 0", f"set_inode_field {name} gid 0"]
             commands += [f"set_inode_field {name} {field} @{STAMP}" for field in ("atime", "mtime", "ctime", "crtime")]
     environment = {**os.environ, "E2FSPROGS_FAKE_TIME": str(STAMP), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -83,11 +83,15 @@ def change_ext4(image: Path, files: Mapping[str, bytes | None], scratch: Path, m
         ["debugfs", "-w", "-f", "-", image], input="\n".join(commands), text=True, capture_output=True, check=False, env=environment
     )
     for name, content in files.items():
-        seen = subprocess.run(["debugfs", "-R", f"cat {name}", image], capture_output=True, check=False, env=environment)
-        if content is not None and seen.stdout != content:
+        if content is not None and read_from_ext4(image, name) != content:
             raise SystemExit(f"images: {name} could not be put into {image.name}\n{done.stderr[-1000:]}")
     for piece in scratch.glob("piece*"):
         piece.unlink()
+
+
+def read_from_ext4(image: Path, name: str) -> bytes:
+    """One file's bytes out of an ext4 image; empty where it is not there."""
+    return subprocess.run(["debugfs", "-R", f"cat {name}", image], capture_output=True, check=False).stdout
 
 
 def environment_copies(values: Mapping[str, str], folder: Path) -> bytes:

@@ -28,12 +28,12 @@ PRUNED = (
     "var",
     "etc/python3.11",
 )
-STDLIB_PRUNED = (
-    "config-3.11-aarch64-linux-gnu curses dbm distutils ensurepip idlelib lib2to3 msilib pydoc_data sqlite3 test tkinter "
-    "turtledemo unittest venv wsgiref xml xmlrpc pydoc.py turtle.py doctest.py pickletools.py _pydecimal.py mailbox.py "
-    "smtplib.py imaplib.py nntplib.py ftplib.py telnetlib.py poplib.py cgi.py cgitb.py aifc.py sunau.py wave.py pdb.py "
-    "__phello__ LICENSE.txt"
-).split()
+STDLIB_PRUNED = """
+    config-3.11-aarch64-linux-gnu curses dbm distutils ensurepip idlelib lib2to3 msilib pydoc_data sqlite3
+    test tkinter turtledemo unittest venv wsgiref xml xmlrpc pydoc.py turtle.py doctest.py pickletools.py
+    _pydecimal.py mailbox.py smtplib.py imaplib.py nntplib.py ftplib.py telnetlib.py poplib.py cgi.py cgitb.py
+    aifc.py sunau.py wave.py pdb.py __phello__ LICENSE.txt
+"""
 DYNLOAD_PRUNED = (
     "_test*",
     "_xx*",
@@ -80,7 +80,7 @@ def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
     for part in PROGRAMS_PRUNED:
         (root / part).unlink(missing_ok=True)
     stdlib = root / "usr/lib/python3.11"
-    for part in STDLIB_PRUNED:
+    for part in STDLIB_PRUNED.split():
         path = stdlib / part
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -116,13 +116,18 @@ def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
     (root / "etc/passwd").write_text("root::0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")
     (root / "etc/ld.so.conf").write_text("/lib/aarch64-linux-gnu\n/usr/lib/aarch64-linux-gnu\n")
-    for name in (kernel / "load-spare").read_text().split():
-        shutil.copy(kernel / f"modules/{name}.ko", root / "lib/modules")
+    for module in (kernel / "load-spare").read_text().split():
+        shutil.copy(kernel / f"modules/{module}.ko", root / "lib/modules")
     site = root / "usr/local/lib/python3.11/dist-packages"
     shutil.copytree(wheels, site)
     shutil.rmtree(site / "bin", ignore_errors=True)
-    for part in ("pycparser", "construct/examples", "tests"):
-        shutil.rmtree(site / part, ignore_errors=True)
+    shutil.rmtree(site / "pycparser", ignore_errors=True)  # only cffi's compiler side needs it
+    # Symbols are two thirds of the wheels' libraries; a second backend of zstandard is never loaded.
+    for library in site.rglob("*.so"):
+        if library.match("zstandard/_cffi.*"):
+            library.unlink()
+        else:
+            run(["aarch64-linux-gnu-strip", "--strip-unneeded", library])
     compile_python(stdlib)
     compile_python(site)
     # The library's sources are not needed on the device: their compiled form stands in their place.
@@ -139,7 +144,7 @@ def compile_python(folder: Path) -> None:
     compileall.compile_dir(folder, quiet=2, invalidation_mode=mode, stripdir=str(folder), workers=os.cpu_count() or 1)
 
 
-def root_tree(base: Path, project: Path, keyring: Path | None, version: str, root: Path) -> None:
+def root_tree(base: Path, project: Path, keyring: Path, version: str, root: Path) -> None:
     """The whole root file system of one version of the device, this project installed into it as a user would."""
     run(["cp", "-a", f"{base}/.", root])
     site = root / "usr/local/lib/python3.11/dist-packages"
@@ -147,8 +152,7 @@ def root_tree(base: Path, project: Path, keyring: Path | None, version: str, roo
     compile_python(site / "abupdate")
     shutil.copy(project / "bin/abupdate", root / "usr/local/bin/abupdate")
     run(["cp", "-r", f"{IMAGES / 'rootfs'}/.", root])
-    if keyring is not None:
-        shutil.copy(keyring, root / "etc/abupdate/keyring.abk")
+    shutil.copy(keyring, root / "etc/abupdate/keyring.abk")
     (root / "etc/abu-version").write_text(f"{version}\n")
     run(["chmod", "-R", "u=rwX,go=rX", root])
     set_times(root)

@@ -19,7 +19,8 @@ class ConsoleError(AssertionError):
 class Console:
     """Reads a serial line from a UNIX socket in a thread of its own.
 
-    mirror: a file descriptor that gets a copy of all that comes, for a person who looks on. `wait` looks only at what came after the last match, so that words of an earlier boot cannot be taken for new ones.
+    mirror: a file descriptor that gets a copy of all that comes, for a person who looks on.
+    `wait` looks only at what came after the last match, so that words of an earlier boot cannot be taken for new ones.
     Line ends are plain newlines in all that is returned.
     """
 

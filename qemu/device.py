@@ -259,8 +259,7 @@ class Device:
 
     def environment(self) -> dict[str, str]:
         """The bootloader's variables as fw_printenv shows them."""
-        pairs = (line.split("=", 1) for line in self.check("fw_printenv").splitlines() if "=" in line)
-        return {name: value for name, value in pairs}
+        return dict(line.split("=", 1) for line in self.check("fw_printenv").splitlines() if "=" in line)
 
     def bootstatus(self) -> int:
         """The watchdog's boot status as the kernel read it (32: it reset the machine)."""

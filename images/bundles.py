@@ -1,0 +1,144 @@
+"""The bundles that tests and the demo flash: good ones, ones to be refused, and ones that go wrong at every stage of a boot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from images import disk, trees
+from images.cache import TREE, Cache, Input, run, say
+
+KEYS = TREE / "images/keys"
+COMPATIBLE = "abu-qemu"
+LEVEL = 3
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One bundle: how it differs from version 1.0.0 of the device.
+
+    counter: its security counter (1.0.0 has 10). key: who signs. compatible: for which device.
+    initramfs_fault: where /init goes wrong. kernel: bytes instead of vmlinuz. files: put into the root file system (None: removed),
+    those under health.d executable.
+    """
+
+    name: str
+    version: str
+    counter: int
+    about: str
+    key: str = "abu-test-release"
+    compatible: str = COMPATIBLE
+    initramfs_fault: str = ""
+    kernel: bytes | None = None
+    files: Mapping[str, bytes | None] = field(default_factory=dict)
+
+
+def _fault(name: str) -> dict[str, bytes | None]:
+    return {"/etc/abu-fault": f"{name}\n".encode()}
+
+
+def _health(exit_code: int) -> dict[str, bytes | None]:
+    return {"/etc/abupdate/health.d/50-test": f"#!/bin/sh\necho 'test says {exit_code}'\nexit {exit_code}\n".encode()}
+
+
+VARIANTS = (
+    Variant("v1", "1.0.0", 10, "what slot A holds from the factory"),
+    Variant("v2", "2.0.0", 20, "a good update"),
+    Variant("v3", "3.0.0", 30, "one more good update"),
+    Variant("old", "0.9.0", 5, "a lower security counter than 1.0.0"),
+    Variant("other-device", "2.0.0", 20, "for another kind of device", compatible="abu-other"),
+    Variant("wrong-key", "2.0.0", 20, "signed by a key outside the keyring", key="abu-test-stranger"),
+    Variant("bad-kernel-garbage", "3.0.0", 30, "U-Boot cannot start its kernel", kernel=b"no kernel\n" * 1000),
+    Variant("bad-kernel-hang", "3.0.0", 30, "its kernel loops at its first instruction", kernel=trees.LOOPING_KERNEL),
+    Variant(
+        "bad-hang-before-arming",
+        "3.0.0",
+        30,
+        "hangs in the initramfs before the watchdog is armed there",
+        initramfs_fault="hang-before-arming",
+    ),
+    Variant("bad-hang-after-arming", "3.0.0", 30, "hangs in the initramfs with the watchdog armed", initramfs_fault="hang-after-arming"),
+    Variant("bad-panic", "3.0.0", 30, "the kernel panics", initramfs_fault="panic"),
+    Variant("bad-hang-before-service", "3.0.0", 30, "hangs between initramfs and service", files=_fault("hang-before-service")),
+    Variant("bad-no-service", "3.0.0", 30, "boots to a shell, but nothing starts the service", files=_fault("no-service")),
+    Variant("bad-crash-service", "3.0.0", 30, "its service ends at once, every time", files=_fault("crash-service")),
+    Variant("bad-health-critical", "3.0.0", 30, "a health program says critical", files=_health(2)),
+    Variant("bad-health-degraded", "3.0.0", 30, "a health program says degraded, for ever", files=_health(1)),
+)
+
+
+def keyring(cache: Cache) -> Path:
+    """The factory keyring: the test keys, signed by the test root. The keys are copied to be readable by nobody else."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(KEYS, folder / "keys")
+        for key in (folder / "keys").glob("*.pem"):
+            key.chmod(0o600)
+        keys = folder / "keys"
+        command: list[str | Path] = [abupdate(), "keys", "keyring", "-o", folder / "keyring.abk", "--version", "1"]
+        command += ["--root", keys / "abu-test-root.pub", "--root-threshold", "1"]
+        command += ["--release", keys / "abu-test-release.pub", "--release-threshold", "1"]
+        run([*command, "--sign", keys / "abu-test-root.pem"])
+
+    return cache.step("keyring", [KEYS, TREE / "abupdate/formats/keyring.py"], make)
+
+
+def abupdate() -> Path:
+    """The command as it is installed beside the Python that runs this."""
+    return Path(sys.executable).parent / "abupdate"
+
+
+def _make(variant: Variant, boot: Path, rootfs: Path, ring: Path, folder: Path) -> None:
+    images = {"boot": boot, "rootfs": rootfs}
+    rootfs_files = {"/etc/abu-version": f"{variant.version}\n".encode(), **variant.files}
+    boot_files: dict[str, bytes | None] = {}
+    if variant.kernel is not None:
+        boot_files["/vmlinuz"] = variant.kernel
+    if variant.initramfs_fault:
+        boot_files["/initrd.img"] = disk.read_from_ext4(boot, "/initrd.img") + trees.fault_initramfs(variant.initramfs_fault, folder)
+    for name, files in (("boot", boot_files), ("rootfs", rootfs_files)):
+        if files and not (name == "rootfs" and variant.name == "v1"):
+            changed = folder / f"{name}.img"
+            disk.copy_image(images[name], changed)
+            modes = {path: 0o100755 if "/health.d/" in path else 0o100644 for path in files}
+            disk.change_ext4(changed, files, modes, folder)
+            images[name] = changed
+    lines = [f'compatible = "{variant.compatible}"', f'version = "{variant.version}"', f"security_counter = {variant.counter}"]
+    lines += [f'description = "{variant.about}"', *(f'[images.{name}]\nfile = "{path}"' for name, path in images.items())]
+    spec = folder / "spec.toml"
+    spec.write_text("\n".join(lines) + "\n")
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(trees.STAMP)}
+    bundle = folder / f"{variant.name}.abu"
+    command: list[str | Path] = [abupdate(), "bundle", "create", spec, "-o", bundle, "--level", str(LEVEL), "--key", ring / f"keys/{variant.key}.pem"]
+    run(command, env=environment)
+    for path in folder.iterdir():
+        if path != bundle:
+            path.unlink()
+
+
+def bundles_disk(cache: Cache, boot: Path, rootfs: Path, ring: Path) -> Path:
+    """Folder with `bundles.img`, the ext4 disk that the guest mounts on /bundles, and the bundles themselves in `bundles/`."""
+    code: list[Input] = [TREE / "images/bundles.py", TREE / "images/disk.py", TREE / "images/trees.py", boot.parent.name, rootfs.parent.name, ring.name]
+    code += [TREE / "abupdate/host", TREE / "abupdate/formats"]
+
+    def make_one(variant: Variant) -> Path:
+        return cache.step(f"bundle-{variant.name}", code, lambda folder: _make(variant, boot, rootfs, ring, folder), variant.about)
+
+    def make(folder: Path) -> None:
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            made = list(pool.map(make_one, VARIANTS))
+        (folder / "bundles").mkdir()
+        for variant, result in zip(VARIANTS, made, strict=True):
+            (result / f"{variant.name}.abu").rename(folder / f"bundles/{variant.name}.abu")
+            result.rmdir()
+        trees.set_times(folder)
+        total = sum(path.stat().st_size for path in (folder / "bundles").iterdir())
+        say(f"{len(VARIANTS)} bundles, {total // disk.MIB} MiB")
+        disk.ext4(folder / "bundles", folder / "bundles.img", (total // disk.MIB * 21 // 20 + 16) * disk.MIB, "bundles")
+
+    return cache.step("bundles", code, make)
