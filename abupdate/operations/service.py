@@ -86,7 +86,7 @@ class Service:
         self._next_pet_s = 0.0
 
     def run(self) -> int:
-        """Serve until SIGTERM, the end of a trial that reverts (exit 1 after ordering the reboot), or the confirmation (trial_only)."""
+        """Serve until SIGTERM (the ordered reboot's too), a reboot that nobody carries out (exit 1), or the confirmation (trial_only)."""
         with self._signals():
             try:
                 return self._serve()
@@ -234,7 +234,8 @@ class Service:
             try:
                 self._sleep(_TICK_S)
             except Stop:
-                return 1
+                # The shutdown has begun. To fail now would let FailureAction= cut it short.
+                return 0
         self._hardware.reboot_now()
         return 1
 
