@@ -35,6 +35,8 @@ abu_at_fdt=${fdtcontroladdr}
 # No watchdog here: setenv abu_arm false
 # Here the Intel 6300ESB (QEMU: -device i6300esb,addr=1e.0) by hand: reset on expiry, ticks of 2^15 PCI clocks, two stages of
 # half the time each; every register write wants 80, 86 first; enabled with the lock bit, or the driver would stop it at probe.
+# The driver is told the same limit, since its probe would set 30 s; none: no such option.
+abu_heartbeat=i6300esb.heartbeat
 abu_esb=0.1e.0
 abu_esb_config=0x40100f0000          # the same function in memory-mapped configuration space
 setenv abu_arm 'setexpr abu_x ${abu_esb_config} + 0
@@ -338,6 +340,7 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 				if test ${abu_kind} = trial && itest "${abu_timeout}" -gt 0 && itest.l *${abu_x} == 0x644d5241; then
 					if run abu_arm; then
 						abu_armed=yes
+						if test ${abu_heartbeat} != none; then setenv bootargs "${bootargs} ${abu_heartbeat}=${abu_seconds}"; fi
 						echo "abupdate: watchdog armed, ${abu_seconds} s"
 					fi
 				fi

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import pytest
 
 from tests.qemu.uboot_bench import ENV_BYTES, GONE, GOOD, HANG, JUNK, NO_INITRD, RUINED, Bench
 from tests.sim import uboot_hook_model
+
+RANDOM_STATES = 30
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 
@@ -149,6 +152,39 @@ def test_decision(bench: Bench, name: str) -> None:
     else:
         assert "abupdate.boot_timeout" not in args
         assert f"abupdate: slot {case.slot} confirmed left" in boot.console
+
+
+def test_random_states_agree_with_the_model(bench: Bench) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    draw = random.Random(seed)
+    for number in range(RANDOM_STATES):
+        choices = {
+            "BOOT_ORDER": ["A B", "B A", "A", "B", "B C A"],
+            "BOOT_A_LEFT": ["0", "1", "a", "10", "junk"],
+            "BOOT_B_LEFT": ["0", "1", "3", "ff", ""],
+            "BOOT_TRIAL": ["A", "B", ""],
+            "BOOT_BUDGET": ["0", "3", "a", "20"],
+            "BOOT_TIMEOUT": ["0", "9", "a", "63", "64", "3e7", "3e8", "7fe"],
+        }
+        env = {name: draw.choice(values) for name, values in choices.items() if draw.random() < 0.8}
+        env["foreign"] = "kept"
+        names = list(env)
+        draw.shuffle(names)
+        env = {name: env[name] for name in names}
+        a, b = draw.choice([GOOD, GOOD, GONE]), draw.choice([GOOD, GOOD, JUNK])
+        readonly = draw.random() < 0.2
+        board = bench.board(a, b)
+        board.set(env)
+        boot = board.boot(readonly=readonly)
+        said = uboot_hook_model.boot(env, [slot for slot, kind in (("A", a), ("B", b)) if kind == GOOD], can_save=not readonly)
+        got = {
+            "slot": boot.args.get("abupdate.slot"),
+            "trial": "abupdate.trial" in boot.args,
+            "timeout_s": int(boot.args.get("abupdate.boot_timeout", "0")),
+            "env": dict(board.entries()),
+        }
+        wanted = {"slot": said.slot, "trial": said.trial, "timeout_s": said.timeout_s, "env": said.env}
+        assert got == wanted, f"seed {seed}, state {number}: {env} {a} {b} readonly={readonly}\n{boot.console}"
 
 
 def test_timeouts_reach_the_kernel_in_decimal() -> None:
@@ -295,7 +331,7 @@ def test_watchdog_ends_a_kernel_that_hangs_until_the_tries_are_used_up(bench: Be
     # From the first expiry: U-Boot again (a second or two), three seconds of the second trial, U-Boot and the other slot.
     assert 3.0 <= between <= 30.0
     assert watched.console.count("abupdate: watchdog armed, 3 s") == 2
-    assert watched.console.count("abupdate.trial=1 abupdate.boot_timeout=3 watchdog.open_timeout=3") == 2
+    assert watched.console.count("abupdate.trial=1 abupdate.boot_timeout=3 watchdog.open_timeout=3 i6300esb.heartbeat=3") == 2
     assert "abupdate: slot A confirmed left 9" in watched.console
     assert board.env() == {**TRIAL, "BOOT_TIMEOUT": "3", "BOOT_A_LEFT": "9", "BOOT_B_LEFT": "0"}
 
