@@ -83,6 +83,7 @@ class Service:
         self._wake = -1
         self._stop = False
         self._settled = False
+        self._wanted = False
         self._next_pet_s = 0.0
 
     def run(self) -> int:
@@ -96,14 +97,16 @@ class Service:
                 return 0
 
     def _serve(self) -> int:
-        if self._hardware.hinted or self._hardware.always or self._hardware.running():
-            self._try_watchdog()
+        # Before anything that could take long: it may be running since the boot side armed it.
+        self._wanted = self._hardware.hinted or self._hardware.always or self._hardware.running()
+        self._pet()
         facts = self._start()
         on_trial = facts is not None and machine.situation(facts) is Situation.ON_TRIAL
         if facts is None and self._hardware.hinted:
             # The store does not say, the boot side does: a trial that nobody can confirm ends with the window.
             on_trial = True
         if on_trial:
+            self._wanted = True
             self._announcer.ready("on trial")
             log.warning("slot %s is on trial", facts.booted if facts else "?")
             code = self._trial()
@@ -132,7 +135,7 @@ class Service:
             # A flash that outlived the service holds the lock; this boot's outcome is dealt with when it has ended.
             log.info("another abupdate is at work; settling later")
         except AbupdateError as error:
-            log.error("%s (%s)", error.message, error.hint)
+            self._complain(f"{error.message} ({error.hint})")
             self._settled = not isinstance(error, StoreUnreadable)
         if self._settled:
             with contextlib.suppress(OSError):
@@ -246,7 +249,7 @@ class Service:
             if problem:
                 log.warning("the watchdog cannot be stopped and is petted on: %s", problem)
             else:
-                self._watchdog = None
+                self._watchdog, self._wanted = None, False
         look_s = 0.0
         while True:
             self._tick()
@@ -261,13 +264,13 @@ class Service:
         self._pet()
         if self._announcer.watchdog_s is not None:
             self._announcer.alive()
-        idle = self._watchdog is None and self._settled and self._announcer.watchdog_s is None
-        self._sleep(60.0 if idle and not self._hardware.hinted else _TICK_S)
+        idle = not self._wanted and self._settled and self._announcer.watchdog_s is None
+        self._sleep(60.0 if idle else _TICK_S)
 
     def _pet(self, *, force: bool = False) -> None:
         now_s = self._board.boot.boottime_s()
         if self._watchdog is None:
-            if self._hardware.hinted or self._hardware.always:
+            if self._wanted:
                 self._try_watchdog()
             return
         if force or now_s >= self._next_pet_s:
