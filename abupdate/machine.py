@@ -42,6 +42,7 @@ from abupdate.model import (
     SlotRecord,
     SlotState,
     Step,
+    TrialPolicy,
     WriteSlot,
 )
 
@@ -511,13 +512,21 @@ def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
     )
 
 
+def _counted_down(facts: Facts) -> bool:
+    """The running slot has fewer boots left than it should. On a fresh board only what the hook has really counted is looked at."""
+    boot = facts.boot
+    if boot is None or facts.policy.budget == 0:
+        return False
+    full = (boot.policy or TrialPolicy()).budget if boot.fresh else _full(facts)
+    return boot.left.get(facts.booted, 0) < full
+
+
 def _start(facts: Facts) -> tuple[Step, ...]:
     boot, where, record = _readable(facts), situation(facts), base_record(facts)
     steps: list[Step] = []
-    counted = facts.policy.budget > 0 and not boot.fresh
-    if where is not Situation.ON_TRIAL and counted and facts.booted in boot.order and boot.left.get(facts.booted, 0) < _full(facts):
+    if where is not Situation.ON_TRIAL and facts.booted in boot.order and _counted_down(facts):
         refilled = {**boot.left, facts.booted: _full(facts)}
-        steps.append(CommitBoot(replace(boot, left=refilled), f"slot {facts.booted} is alive: its boots are refilled"))
+        steps.append(CommitBoot(replace(boot, left=refilled, fresh=False), f"slot {facts.booted} is alive: its boots are refilled"))
     attempt = record.attempt
     if where is Situation.ON_TRIAL and attempt and attempt.slot == facts.booted and attempt.phase is Phase.WRITTEN:
         record = replace(_note(record, facts.booted, SlotState.TRIAL), attempt=replace(attempt, phase=Phase.ARMED))

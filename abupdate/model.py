@@ -50,7 +50,7 @@ class BootState:
     order: slots that may boot, first one first. left: boots that each slot has left, for every known slot.
     trial: the slot on trial or None. policy: None where the store holds none and its defaults hold.
     floor: mirror of the security counter's floor, None where the store has no room or no value.
-    fresh: the store is valid but holds none of our variables (a board that abupdate never ran on).
+    fresh: the store is valid but says nothing of order or trial (a board that abupdate never wrote to); a hook may have counted there.
     """
 
     order: tuple[str, ...]

@@ -9,6 +9,7 @@
 Read with a default for each that is missing alone: all slots in configured order; the budget (10 where not counted) for a slot that
 is in the order, 0 for one that is not. Slots that are not configured are passed over, and leave BOOT_ORDER at the next commit.
 A LEFT that is no number counts as 0, a policy or floor that is none as missing.
+Fresh is a store without BOOT_ORDER and BOOT_TRIAL: a boot script may have counted on a board that abupdate never wrote to.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def left_name(slot: str) -> str:
 
 def state_of(environment: Environment, slots: tuple[str, ...]) -> BootState:
     """What the variables say about the configured slots; never raises."""
-    names = (_ORDER, _TRIAL, _TRIES, _BUDGET, _TIMEOUT, _FLOOR, *map(left_name, slots))
-    fresh = all(environment.get(name) is None for name in names)
+    # An empty BOOT_TRIAL is the same as none.
+    fresh = environment.get(_ORDER) is None and not environment.get(_TRIAL)
     policy = _policy(environment)
     order = _order(environment, slots)
     full = (policy or _DEFAULTS).budget or _DEFAULTS.budget

@@ -144,7 +144,7 @@ def test_all_flags_in_turn_and_their_wrap(pair: Bench) -> None:
             assert pair.printed()[b"BOOT_A_LEFT"] == b"%x" % number
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(flags=st.tuples(st.integers(0, 255), st.integers(0, 255)), bad=st.sampled_from([None, 0, 1]))
 def test_any_flags_any_bad_copy(tmp_path_factory: pytest.TempPathFactory, flags: tuple[int, int], bad: int | None) -> None:
     bench = Bench(tmp_path_factory.mktemp("flags"))
@@ -364,14 +364,15 @@ def test_no_room_changes_nothing(tmp_path: Path) -> None:
     [
         ((b"BOOT_ORDER=B",), BootState(("B",), {"A": 0, "B": 10})),
         ((b"BOOT_ORDER=C  B\tC B A",), BootState(("B", "A"), {"A": 10, "B": 10})),
-        ((b"BOOT_A_LEFT=0",), BootState(SLOTS, {"A": 0, "B": 10})),
-        ((b"BOOT_A_LEFT=zz", b"BOOT_B_LEFT=0xF"), BootState(SLOTS, {"A": 0, "B": 15})),
-        ((b"BOOT_A_LEFT=-1", b"BOOT_B_LEFT=\xff"), BootState(SLOTS, {"A": 0, "B": 0})),
+        ((b"BOOT_A_LEFT=0",), BootState(SLOTS, {"A": 0, "B": 10}, fresh=True)),
+        ((b"BOOT_A_LEFT=zz", b"BOOT_B_LEFT=0xF"), BootState(SLOTS, {"A": 0, "B": 15}, fresh=True)),
+        ((b"BOOT_A_LEFT=-1", b"BOOT_B_LEFT=\xff"), BootState(SLOTS, {"A": 0, "B": 0}, fresh=True)),
+        ((b"BOOT_TRIAL=B",), BootState(SLOTS, {"A": 10, "B": 10}, "B")),
         ((b"BOOT_TRIAL=C",), BootState(SLOTS, {"A": 10, "B": 10})),
         ((b"BOOT_TRIAL=",), BootState(SLOTS, {"A": 10, "B": 10}, fresh=True)),
-        ((b"BOOT_BUDGET=5", b"BOOT_TRIES=x"), BootState(SLOTS, {"A": 5, "B": 5}, None, TrialPolicy(3, 5, 120))),
-        ((b"BOOT_BUDGET=0",), BootState(SLOTS, {"A": 10, "B": 10}, None, TrialPolicy(3, 0, 120))),
-        ((b"BOOT_FLOOR=ff",), BootState(SLOTS, {"A": 10, "B": 10}, floor=255)),
+        ((b"BOOT_BUDGET=5", b"BOOT_TRIES=x"), BootState(SLOTS, {"A": 5, "B": 5}, None, TrialPolicy(3, 5, 120), fresh=True)),
+        ((b"BOOT_BUDGET=0",), BootState(SLOTS, {"A": 10, "B": 10}, None, TrialPolicy(3, 0, 120), fresh=True)),
+        ((b"BOOT_FLOOR=ff",), BootState(SLOTS, {"A": 10, "B": 10}, floor=255, fresh=True)),
         ((b"BOOT_ORDER=C",), BootState((), {"A": 0, "B": 0})),
     ],
 )
@@ -405,7 +406,7 @@ def test_a_state_that_cannot_be_stored_is_refused(pair: Bench, state: BootState)
     assert pair.env.read_bytes() == before
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     order=st.permutations(SLOTS).flatmap(lambda order: st.integers(1, 2).map(lambda count: tuple(order[:count]))),
     left=st.fixed_dictionaries({"A": st.integers(0, 1000), "B": st.integers(0, 1000)}),
