@@ -67,6 +67,7 @@ class Watchdog:
                 f"{device}: not a watchdog ({error.strerror})", "[watchdog] device names it, such as /dev/watchdog0"
             ) from None
         options, _firmware, identity = _INFO.unpack(buffer)
+        self._forget_magic()
         self.options: int = options
         self.identity: str = identity.split(b"\0", 1)[0].decode(errors="replace")
 
@@ -106,7 +107,7 @@ class Watchdog:
             except OSError as error:
                 if error.errno not in _NOT_OFFERED:
                     raise
-                os.write(self._fd, b"\0")
+                self._forget_magic()
         except OSError as error:
             raise Failed(f"{self._device}: cannot pet the watchdog: {error.strerror}") from None
 
@@ -118,7 +119,8 @@ class Watchdog:
         """Stop the hardware and close the device; return "", or else why it still runs (then it is open and must be petted on).
 
         Only a driver that returned exactly 0 and a sysfs state of `inactive` count: a locked i6300esb returns a positive number,
-        and would ignore the magic character in silence.
+        and would ignore the magic character in silence. The character is not written then: a device that is stopped already closes
+        without it, and the kernel would keep it for the next one who opens the device, whose every close would stop the hardware.
         """
         try:
             result = self._ioctl(self._fd, _SETOPTIONS, bytearray(_INT.pack(_DISABLECARD)))
@@ -130,10 +132,6 @@ class Watchdog:
         if state != "inactive":
             self.pet()
             return f"{self.identity} reports to be stopped, sysfs says {state or 'nothing'}"
-        try:
-            os.write(self._fd, b"V")
-        except OSError as error:
-            return f"{self.identity} did not take the magic character: {error.strerror}"
         self._close()
         return ""
 
@@ -142,9 +140,16 @@ class Watchdog:
         if self._fd < 0:
             return
         try:
-            self.pet()
+            self._forget_magic()
         finally:
             self._close()
+
+    def _forget_magic(self) -> None:
+        """A write that is no `V` pets, and clears the permission to stop that another program's `V` may have left in the kernel."""
+        try:
+            os.write(self._fd, b"\0")
+        except OSError as error:
+            raise Failed(f"{self._device}: cannot pet the watchdog: {error.strerror}") from None
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
