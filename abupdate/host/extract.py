@@ -51,4 +51,5 @@ def _extract_image(file: BinaryIO, head: bundle.Head, name: str, fd: int) -> Non
             data = decoder.decode(chunk, stored)
         except Refused as error:
             raise Refused(f"image {name}: {error.message}", error.hint) from error
-        pwrite_all(fd, data, chunk.offset)
+        # Zeros at the end of a chunk stay a hole, as in the bundle.
+        pwrite_all(fd, bytes(data).rstrip(b"\0"), chunk.offset)

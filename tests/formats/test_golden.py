@@ -1,0 +1,86 @@
+"""Golden files: what was written once must be read for ever, and written again byte for byte.
+
+The files in golden/ are never made anew for a change of the code: a change that needs that is a new format version.
+`golden.abu` stores bytes as they are, so that it does not depend on the zstd library; `golden-zstd.abu` is only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from abupdate.formats import bundle, keyring
+from abupdate.formats.codec import Decoder
+from abupdate.host.create import create
+from abupdate.host.keys import KeyPair
+from abupdate.host.spec import load
+from abupdate.model import Codec, ImageKind
+
+GOLDEN = Path(__file__).parent / "golden"
+SPEC = """
+compatible = "golden-device"
+version = "1.0.0+golden"
+security_counter = 42
+hardware_revisions = ["r1", "r2"]
+description = "A bundle that every later version reads."
+flags = ["security-fix"]
+min_updater = "0.1"
+chunk_bytes = 8192
+[images.rootfs]
+file = "rootfs"
+codec = "{codec}"
+[images.boot]
+file = "boot"
+codec = "{codec}"
+"""
+ROOTFS = b"".join(b"golden line %d\n" % number for number in range(700)) + bytes(16384) + b"end"
+BOOT = hashlib.shake_256(b"golden").digest(5000)
+BUNDLE_IDS = {
+    "golden.abu": "f777da9ed89a88317289675fcf29aa8a5f79a0e04bc3e29d2b67b3f4c6a82a13",
+    "golden-zstd.abu": "82df1891f5d2608ad2390a4207a392928f66ebf01e0017ce217f8783782b9232",
+}
+
+
+def build(folder: Path, pairs: dict[str, KeyPair], codec: str) -> bytes:
+    """The bundle that the golden file holds, built now."""
+    (folder / "rootfs").write_bytes(ROOTFS)
+    (folder / "boot").write_bytes(BOOT)
+    (folder / "spec.toml").write_text(SPEC.format(codec=codec))
+    create(load(folder / "spec.toml"), folder / "out.abu", [pairs["release-2"], pairs["release-1"]])
+    return (folder / "out.abu").read_bytes()
+
+
+def test_bundle_is_written_byte_for_byte(tmp_path: Path, pairs: dict[str, KeyPair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert build(tmp_path, pairs, "none") == (GOLDEN / "golden.abu").read_bytes()
+
+
+def test_keyring_is_written_byte_for_byte(ring_bytes: bytes) -> None:
+    assert ring_bytes == (GOLDEN / "golden.abk").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("golden.abu", Codec.NONE), ("golden-zstd.abu", Codec.ZSTD)])
+def test_bundle_is_read(name: str, codec: Codec) -> None:
+    data = (GOLDEN / name).read_bytes()
+    ring = keyring.parse((GOLDEN / "golden.abk").read_bytes())
+    keyring.check_self_signed(ring)
+    head = bundle.read_head(BytesIO(data).read, len(data))
+    signed = head.signed
+    assert len(keyring.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring).keys) == 2
+    manifest = signed.manifest
+    assert manifest.bundle_id.hex() == BUNDLE_IDS[name]
+    assert (manifest.compatible, manifest.version, manifest.security_counter) == ("golden-device", "1.0.0+golden", 42)
+    assert (manifest.hardware_revisions, manifest.min_updater, manifest.flags) == (("r1", "r2"), "0.1", frozenset({"security-fix"}))
+    assert (manifest.build_time, manifest.description) == (1700000000, "A bundle that every later version reads.")
+    assert [(image.name, image.kind, image.codec) for image in manifest.images] == [
+        ("rootfs", ImageKind.RAW, codec),
+        ("boot", ImageKind.RAW, codec),
+    ]
+    decoder = Decoder()
+    for image, content in (("rootfs", ROOTFS), ("boot", BOOT)):
+        start = signed.payload_offset(image)
+        pieces = [decoder.decode(chunk, data[start + chunk.stored_offset :][: chunk.stored_size]) for chunk in head.tables.chunks(image)]
+        assert b"".join(pieces) == content
