@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abupdate.bootloaders.envfile import FileArea
 from abupdate.bootloaders.envlock import LOCK_PATH
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.errors import Busy, ConfigError, StoreUnreadable
+from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import Environment, Scheme, encode
 from abupdate.model import BootState, TrialPolicy
 
@@ -137,7 +140,7 @@ def test_confirm_deletes_the_trial_and_keeps_policy_and_floor(bench: Bench) -> N
 
 def test_all_flags_in_turn_and_their_wrap(pair: Bench) -> None:
     store = pair.store()
-    for number in range(520):
+    for number in range(270):
         store.commit(BootState(SLOTS, {"A": number, "B": 1}))
         assert store.read().left["A"] == number
         if number % 16 == 14 or number in (252, 253, 254, 255, 256):
@@ -474,6 +477,58 @@ def test_a_read_only_block_device_is_refused_and_unchanged(loop: Path, tmp_path:
     finally:
         subprocess.run(["blockdev", "--setrw", loop], check=True)
     assert (tmp_path / "disk").read_bytes() == before
+
+
+def test_a_medium_that_fails_under_one_copy_costs_that_copy_alone(tmp_path: Path) -> None:
+    """A loop device with direct I/O over a file that was cut short answers reads behind its end with EIO, as a dying disk does."""
+    backing, config = tmp_path / "disk", tmp_path / "config"
+    backing.write_bytes(bytes(1 << 20))
+    command = ["losetup", "--find", "--show", "--direct-io=on", str(backing)]
+    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        config.write_text(f"{device} 0x0 0x2000\n{device} 0x80000 0x2000\n")
+        store = UBootStore(config, SLOTS, default_environment=Path("/nonexistent"))
+        store.rebuild(TRIAL)
+        os.truncate(backing, 0x40000)
+        subprocess.run(["blockdev", "--flushbufs", device], check=True)
+        with pytest.raises(OSError, match="Input/output error"), open(device, "rb", buffering=0) as raw:  # noqa: PTH123
+            os.pread(raw.fileno(), 512, 0x80000)
+        assert store.read() == TRIAL
+        assert store.invalid_copies() == (1,)
+        os.truncate(backing, 0)
+        subprocess.run(["blockdev", "--flushbufs", device], check=True)
+        with pytest.raises(ConfigError, match="Input/output error") as caught:
+            store.read()
+        assert not isinstance(caught.value, StoreUnreadable)
+        assert device in caught.value.message
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_write_protected_emmc_boot_partition_is_opened_and_closed_again(tmp_path: Path) -> None:
+    env = tmp_path / "mmcblk0boot0"
+    env.write_bytes(bytes(SIZE))
+    switch = tmp_path / "block" / env.name / "force_ro"
+    switch.parent.mkdir(parents=True)
+    area = FileArea(EnvLocation(str(env), 0, SIZE), tmp_path / "block")
+    switch.write_text("0\n")
+    area.write(b"a" * SIZE)
+    assert switch.read_text() == "0\n", "what was open stays open"
+    switch.write_text("1\n")
+    switches: list[str] = []
+
+    listening = True
+
+    def watching(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event == "open" and arguments[0] in (str(switch), str(env)) and arguments[1] != "r":
+            switches.append(f"{Path(str(arguments[0])).name} {switch.read_text().strip()}")
+
+    sys.addaudithook(watching)
+    area.write(b"b" * SIZE)
+    listening = False  # an audit hook stays for ever
+    assert switch.read_text() == "1"
+    assert "mmcblk0boot0 0" in switches, "the partition was opened while it was protected"
+    assert env.read_bytes() == b"b" * SIZE
 
 
 def test_location_is_the_same_at_every_start(pair: Bench) -> None:
