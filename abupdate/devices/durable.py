@@ -1,36 +1,134 @@
-"""Durable replacement of a small file: file flushed, renamed, folder flushed; a cut leaves the old file or the new one."""
+"""Durable replacement of a small file: file flushed, renamed, folder flushed; a cut leaves the old file or the new one.
+
+`Files` are the kernel's calls that this needs. The crash simulator implements them over a modelled disk, so that the order of the
+calls below is what is tested.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
+class Files(Protocol):
+    """The kernel's calls for small files, under the kernel's names and with its errors (OSError)."""
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        """Make one folder."""
+
+    def open(self, path: Path, flags: int, mode: int) -> int:
+        """Open a file or a folder; returns a descriptor."""
+
+    def read(self, descriptor: int, count: int) -> bytes:
+        """Read on from where the last call ended; empty at the end."""
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        """Write some of the bytes; returns how many."""
+
+    def fsync(self, descriptor: int) -> None:
+        """Return when the file's content, or the folder's names, are on the medium."""
+
+    def flock(self, descriptor: int) -> None:
+        """Take the exclusive lock or raise BlockingIOError."""
+
+    def close(self, descriptor: int) -> None:
+        """Close; a lock goes with it."""
+
+    def rename(self, path: Path, target: Path) -> None:
+        """Give a file another name, in place of the file that had it."""
+
+    def unlink(self, path: Path) -> None:
+        """Take a name away."""
+
+
+class LinuxFiles:
+    """`Files` of the running kernel."""
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        """See Files."""
+        path.mkdir(mode)
+
+    def open(self, path: Path, flags: int, mode: int) -> int:
+        """See Files."""
+        return os.open(path, flags, mode)
+
+    def read(self, descriptor: int, count: int) -> bytes:
+        """See Files."""
+        return os.read(descriptor, count)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        """See Files."""
+        return os.write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        """See Files."""
+        os.fsync(descriptor)
+
+    def flock(self, descriptor: int) -> None:
+        """See Files."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def close(self, descriptor: int) -> None:
+        """See Files."""
+        os.close(descriptor)
+
+    def rename(self, path: Path, target: Path) -> None:
+        """See Files."""
+        path.rename(target)
+
+    def unlink(self, path: Path) -> None:
+        """See Files."""
+        path.unlink()
+
+
+LINUX = LinuxFiles()
+
+
+def replace(path: Path, data: bytes, mode: int = 0o600, files: Files = LINUX) -> None:
     """Replace `path` by `data` (whole, or not at all). Raises OSError; the old content stays then."""
     fresh = path.with_name(path.name + ".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    descriptor = files.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         try:
             view = memoryview(data)
             while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+                view = view[files.write(descriptor, view) :]
+            files.fsync(descriptor)
         finally:
-            os.close(descriptor)
-        fresh.rename(path)
+            files.close(descriptor)
+        files.rename(fresh, path)
     except OSError:
         with suppress(OSError):
-            fresh.unlink()
+            files.unlink(fresh)
         raise
-    sync_folder(path.parent)
+    sync_folder(path.parent, files)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path, files: Files = LINUX) -> None:
     """Make renames and new names in a folder durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = files.open(folder, _FOLDER, 0)
     try:
-        os.fsync(descriptor)
+        files.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        files.close(descriptor)
+
+
+def make_folder(path: Path, mode: int = 0o700, files: Files = LINUX) -> None:
+    """Make a folder and those above it durably where they are missing. Raises OSError."""
+    try:
+        files.mkdir(path, mode)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if path.parent == path:
+            raise
+        make_folder(path.parent, mode, files)
+        make_folder(path, mode, files)
+        return
+    # Without this the new folder can be gone after a power cut, with everything that was flushed inside it.
+    sync_folder(path.parent, files)

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from abupdate.devices.durable import replace
+from abupdate.devices.durable import LINUX, Files, make_folder, replace
 from abupdate.errors import Busy, Failed
 from abupdate.formats.record import MAX_PAYLOAD_BYTES, RecordDamaged, RecordUnknown, decode, encode
 from abupdate.model import Record
 
 _COPIES = ("record.0", "record.1")
 _MAX_HEAD_BYTES = 65 << 20
+_PIECE_BYTES = 1 << 20
 _RETRY_S = 0.1
 
 
 class StateDir:
     """`ports.StateStore` in a folder of a file system; the folder is made (0700) by the first write."""
 
-    def __init__(self, path: Path, spare_lock: Path | None = None) -> None:
+    def __init__(self, path: Path, spare_lock: Path | None = None, files: Files = LINUX) -> None:
         """spare_lock: taken where the folder cannot be used (the service goes on without it)."""
         self._path = path
         self._spare_lock = spare_lock
+        self._files = files
 
     @property
     def path(self) -> Path:
@@ -40,19 +41,19 @@ class StateDir:
             self._take(descriptor, wait_s)
             yield
         finally:
-            os.close(descriptor)
+            self._files.close(descriptor)
 
     def _open_lock(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._make()
-            return os.open(self._path / "lock", flags, 0o600)
+            return self._files.open(self._path / "lock", flags, 0o600)
         except OSError as error:
             if self._spare_lock is None:
                 raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is its partition mounted?") from error
             try:
-                self._spare_lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                return os.open(self._spare_lock, flags, 0o600)
+                make_folder(self._spare_lock.parent, files=self._files)
+                return self._files.open(self._spare_lock, flags, 0o600)
             except OSError as second:
                 raise Failed(f"{self._spare_lock}: {second.strerror}", "neither state_dir nor the runtime folder is writable") from second
 
@@ -60,7 +61,7 @@ class StateDir:
         end = time.monotonic() + wait_s
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._files.flock(descriptor)
                 return
             except BlockingIOError:
                 if time.monotonic() >= end:
@@ -90,7 +91,7 @@ class StateDir:
             data = encode(record, 1 + max(self._sequence(name) for name in _COPIES))
             for name in _COPIES:
                 self._keep_unknown(name)
-                replace(self._path / name, data)
+                replace(self._path / name, data, files=self._files)
         except OSError as error:
             raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is it full or read-only?") from error
 
@@ -105,7 +106,7 @@ class StateDir:
         """See ports.StateStore."""
         try:
             self._make()
-            replace(self._path / f"head.{slot}", head)
+            replace(self._path / f"head.{slot}", head, files=self._files)
         except OSError as error:
             raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is it full or read-only?") from error
 
@@ -123,11 +124,17 @@ class StateDir:
         return tuple(conditions)
 
     def _make(self) -> None:
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._path, files=self._files)
 
     def _read(self, name: str, limit: int) -> bytes:
-        with (self._path / name).open("rb") as file:
-            return file.read(limit)
+        descriptor = self._files.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC, 0)
+        try:
+            data = bytearray()
+            while piece := self._files.read(descriptor, min(_PIECE_BYTES, limit - len(data))):
+                data += piece
+            return bytes(data)
+        finally:
+            self._files.close(descriptor)
 
     def _sequence(self, name: str) -> int:
         try:
@@ -143,6 +150,6 @@ class StateDir:
             decode(self._read(name, MAX_PAYLOAD_BYTES + 64))
         except RecordUnknown as newer:
             with suppress(OSError):
-                (self._path / name).rename(self._path / f"{name}.v{newer.major}")
+                self._files.rename(self._path / name, self._path / f"{name}.v{newer.major}")
         except (OSError, RecordDamaged):
             return
