@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
@@ -94,13 +95,27 @@ def device_disk(cache: Cache, slot: Slot) -> Path:
             if path.name not in ("disk.img", "flash.img"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    inputs: list[Input] = [slot.boot.parent.name, slot.rootfs.parent.name, HOOKS / "uboot/boot.cmd", CODE / "disk.py", json.dumps(ENVIRONMENT)]
+    inputs: list[Input] = [
+        slot.boot.parent.name,
+        slot.rootfs.parent.name,
+        HOOKS / "uboot/boot.cmd",
+        CODE / "disk.py",
+        json.dumps(ENVIRONMENT),
+    ]
     return cache.step("disk", [*inputs, str((BOOT_BYTES, ROOTFS_BYTES, DATA_BYTES))], make)
 
 
 def build(folder: Path) -> None:
     """Build everything and leave links with fixed names in `folder`: disk.img, flash.img, bundles.img, bundles/."""
     start = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would build the same things
+        _build(folder)
+    say(f"ready in {time.monotonic() - start:.1f} s")
+
+
+def _build(folder: Path) -> None:
     cache = Cache(folder)
     ring = bundles.keyring(cache)
     slot = first_slot(cache, ring / "keyring.abk")
@@ -112,7 +127,6 @@ def build(folder: Path) -> None:
         link.symlink_to((result / name).relative_to(folder))
         link.rename(folder / name)
     cache.drop_unused()
-    say(f"ready in {time.monotonic() - start:.1f} s")
 
 
 if __name__ == "__main__":

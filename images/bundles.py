@@ -114,7 +114,18 @@ def _make(variant: Variant, boot: Path, rootfs: Path, ring: Path, folder: Path) 
     spec.write_text("\n".join(lines) + "\n")
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(trees.STAMP)}
     bundle = folder / f"{variant.name}.abu"
-    command: list[str | Path] = [abupdate(), "bundle", "create", spec, "-o", bundle, "--level", str(LEVEL), "--key", ring / f"keys/{variant.key}.pem"]
+    command: list[str | Path] = [
+        abupdate(),
+        "bundle",
+        "create",
+        spec,
+        "-o",
+        bundle,
+        "--level",
+        str(LEVEL),
+        "--key",
+        ring / f"keys/{variant.key}.pem",
+    ]
     run(command, env=environment)
     for path in folder.iterdir():
         if path != bundle:
@@ -123,7 +134,14 @@ def _make(variant: Variant, boot: Path, rootfs: Path, ring: Path, folder: Path) 
 
 def bundles_disk(cache: Cache, boot: Path, rootfs: Path, ring: Path) -> Path:
     """Folder with `bundles.img`, the ext4 disk that the guest mounts on /bundles, and the bundles themselves in `bundles/`."""
-    code: list[Input] = [TREE / "images/bundles.py", TREE / "images/disk.py", TREE / "images/trees.py", boot.parent.name, rootfs.parent.name, ring.name]
+    code: list[Input] = [
+        TREE / "images/bundles.py",
+        TREE / "images/disk.py",
+        TREE / "images/trees.py",
+        boot.parent.name,
+        rootfs.parent.name,
+        ring.name,
+    ]
     code += [TREE / "abupdate/host", TREE / "abupdate/formats"]
 
     def make_one(variant: Variant) -> Path:

@@ -89,7 +89,7 @@ def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
     for pattern in DYNLOAD_PRUNED:
         for path in (stdlib / "lib-dynload").glob(pattern):
             path.unlink()
-    for folder in (
+    for place in (
         "bin",
         "sbin",
         "proc",
@@ -106,7 +106,7 @@ def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
         "usr/local/bin",
         "lib/modules",
     ):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / place).mkdir(parents=True, exist_ok=True)
     for link, target in (("var/run", "/run"), ("var/lock", "/run/lock"), ("var/tmp", "/tmp"), ("usr/bin/python3", "python3.11")):
         (root / link).symlink_to(target)
     busybox_links(root / "bin", root / "bin/busybox")

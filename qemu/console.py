@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 TAIL_LINES = 40
@@ -19,7 +19,7 @@ class ConsoleError(AssertionError):
 class Console:
     """Reads a serial line from a UNIX socket in a thread of its own.
 
-    mirror: a file descriptor that gets a copy of all that comes, for a person who looks on.
+    mirror: called with all that comes, as it comes, for a person who looks on.
     `wait` looks only at what came after the last match, so that words of an earlier boot cannot be taken for new ones.
     Line ends are plain newlines in all that is returned.
     """
@@ -28,7 +28,7 @@ class Console:
         self._log = log.open("ab", buffering=0)
         self._text = ""
         self._mark = 0
-        self.mirror: int | None = None
+        self.mirror: Callable[[bytes], None] | None = None
         self._changed = threading.Condition()
         self._link: socket.socket | None = None
         self._reader: threading.Thread | None = None
@@ -64,7 +64,7 @@ class Console:
                 break
             self._log.write(data)
             if self.mirror is not None:
-                os.write(self.mirror, data)
+                self.mirror(data)
             with self._changed:
                 # A serial line's \r\n; the piece may end between the two.
                 self._text = (self._text + data.decode("utf-8", "replace")).replace("\r\n", "\n")

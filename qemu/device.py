@@ -21,6 +21,7 @@ from qemu.monitor import Monitor
 
 TREE = Path(__file__).resolve().parent.parent
 IMAGES = TREE / ".cache/images"
+DEVICES = TREE / ".cache/devices"
 U_BOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 BOOT_TIMEOUT_S = 90.0
 # What a boot begins with, whatever reset the machine.
@@ -38,7 +39,7 @@ class Up:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command in the guest ended, and what it wrote to stdout and stderr."""
+    """How a command in the guest ended, and what it wrote to stdout and stderr, without the last newlines."""
 
     exit_code: int
     output: str
@@ -63,9 +64,10 @@ class Device:
         extra: Sequence[str] = (),
     ) -> None:
         self._own_folder = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="abu-device-"))
+        DEVICES.mkdir(parents=True, exist_ok=True)
+        self.folder = (folder or Path(tempfile.mkdtemp(prefix="device-", dir=DEVICES))).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._images, self._memory_mib, self._cache = images, memory_mib, cache
+        self._memory_mib, self._cache = memory_mib, cache
         self._disk_options, self._extra = disk_options, tuple(extra)
         self.disk = self.folder / "disk.qcow2"
         self.console = Console(self.folder / "console.log")
@@ -75,9 +77,20 @@ class Device:
         self._calls = 0
         self._watchdogs_before = 0
         if not self.disk.exists():
-            base = (images / "disk.img").resolve(strict=True)
-            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(self.disk)]
-            subprocess.run(command, check=True, capture_output=True)
+            self._take(images)
+
+    def _take(self, images: Path) -> None:
+        """Make the device's disk over the common image, and hold on to that: a later build may drop it meanwhile."""
+        for name in ("disk.img", "flash.img", "bundles.img"):
+            source = (images / name).resolve()
+            if not source.exists():
+                raise ConsoleError(f"{images / name} is missing: run qemu/setup")
+            try:
+                (self.folder / name).hardlink_to(source)
+            except OSError:
+                (self.folder / name).symlink_to(source)  # another file system
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "disk.img", str(self.disk)]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder)
 
     # ---- power
 
@@ -86,14 +99,11 @@ class Device:
         drive = f"if=none,id=disk,file={self.disk},format=qcow2,cache={self._cache}" + (
             f",{self._disk_options}" if self._disk_options else ""
         )
-        flash = (self._images / "flash.img").resolve()
         command = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a57", "-accel", "tcg", "-m", str(self._memory_mib), "-S"]
         command += ["-display", "none", "-nodefaults", "-nic", "none", "-bios", str(U_BOOT)]
-        command += ["-drive", f"if=pflash,index=1,format=raw,readonly=on,file={flash},file.locking=off"]
-        bundles = self._images / "bundles.img"
-        if bundles.exists():
-            command += ["-drive", f"if=none,id=bundles,format=raw,readonly=on,file={bundles.resolve()},file.locking=off"]
-            command += ["-device", "virtio-blk-pci,drive=bundles,romfile="]
+        command += ["-drive", f"if=pflash,index=1,format=raw,readonly=on,file={self.folder}/flash.img,file.locking=off"]
+        command += ["-drive", f"if=none,id=bundles,format=raw,readonly=on,file={self.folder}/bundles.img,file.locking=off"]
+        command += ["-device", "virtio-blk-pci,drive=bundles,romfile="]
         command += ["-drive", drive, "-device", "virtio-blk-device,drive=disk"]
         command += ["-device", "i6300esb,addr=1e.0", "-action", "watchdog=reset"]
         command += ["-chardev", f"socket,id=console,path={self._sockets}/console,server=on,wait=off", "-serial", "chardev:console"]
@@ -226,7 +236,7 @@ class Device:
         except ConsoleError as error:
             raise ConsoleError(f"in the guest: {command}\n{error}") from None
         output = self.console.text[begin.end() : end.start()]
-        return Ran(int(end[1]), SERVICE_LINE.sub("", output))
+        return Ran(int(end[1]), SERVICE_LINE.sub("", output).rstrip("\n"))
 
     def check(self, command: str, timeout_s: float = 60) -> str:
         """Run a command that must succeed; return its output."""

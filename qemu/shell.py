@@ -24,10 +24,15 @@ def main() -> int:
     with Device(options.keep) as device:
         up = device.boot()
         print(f"slot {up.slot}, version {up.version}; log {device.folder}/console.log; Ctrl-] ends", file=sys.stderr)
-        device.console.mirror = 1
+        device.console.mirror = show
         device.type("stty sane; PS1='abu-qemu# ' sh -i; stty -echo")
         talk(device.console)
     return 0
+
+
+def show(data: bytes) -> None:
+    """What the machine says, for the person at the terminal."""
+    os.write(1, data)
 
 
 def talk(console: Console) -> None:
