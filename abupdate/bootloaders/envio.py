@@ -110,4 +110,7 @@ def write_all(fd: int, data: bytes, start: int) -> None:
 def compare(found: bytes, wanted: bytes, location: EnvLocation) -> None:
     """Raises Failed when the medium does not hold what was written."""
     if found != wanted:
-        raise Failed(f"{location.device}: the U-Boot environment reads back differently from what was written", "the medium is failing")
+        raise Failed(
+            f"{location.device}: the U-Boot environment reads back differently from what was written",
+            "the medium is failing, or a program that ignores the lock wrote too",
+        )

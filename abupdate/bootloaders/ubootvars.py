@@ -6,9 +6,9 @@
     BOOT_TRIES, BOOT_BUDGET, BOOT_TIMEOUT    the trial's numbers for the boot script, hexadecimal; its defaults are 3, a, 78
     BOOT_FLOOR            mirror of the security counter's floor, hexadecimal
 
-Read with a default for each that is missing alone: all slots in configured order; the budget (10 where not counted) for a slot that
-is in the order, 0 for one that is not. Slots that are not configured are passed over, and leave BOOT_ORDER at the next commit.
-A LEFT that is no number counts as 0, a policy or floor that is none as missing.
+Read as the boot script does, with a default for each that is missing alone: all slots in configured order; the budget (at least 1)
+for a slot that is in the order, 0 for one that is not. Slots that are not configured are passed over, and leave BOOT_ORDER at the
+next commit. Numbers count up to their first strange character, as U-Boot reads them: what is none at all is 0.
 Fresh is a store without BOOT_ORDER and BOOT_TRIAL: a boot script may have counted on a board that abupdate never wrote to.
 """
 
@@ -23,9 +23,9 @@ from abupdate.model import BootState, TrialPolicy
 _ORDER, _TRIAL, _FLOOR = "BOOT_ORDER", "BOOT_TRIAL", "BOOT_FLOOR"
 _TRIES, _BUDGET, _TIMEOUT = "BOOT_TRIES", "BOOT_BUDGET", "BOOT_TIMEOUT"
 _DEFAULTS = TrialPolicy()
-# U-Boot's own parser takes the prefix too; its numbers are 64 bits wide on the widest machines.
-_HEX = re.compile(rb"(?:0[xX])?([0-9a-fA-F]{1,16})")
-_MAX_NUMBER = (1 << 64) - 1
+_HEX = re.compile(rb"(?:0[xX](?=[0-9a-fA-F]))?([0-9a-fA-F]+)")
+_MAX_COUNTER = (1 << 32) - 1
+_MAX_FLOOR = (1 << 64) - 1
 
 
 def left_name(slot: str) -> str:
@@ -39,15 +39,15 @@ def state_of(environment: Environment, slots: tuple[str, ...]) -> BootState:
     fresh = environment.get(_ORDER) is None and not environment.get(_TRIAL)
     policy = _policy(environment)
     order = _order(environment, slots)
-    full = (policy or _DEFAULTS).budget or _DEFAULTS.budget
+    full = max((policy or _DEFAULTS).budget, 1)
     left = {slot: _left(environment, slot, full if slot in order else 0) for slot in slots}
-    trial = (environment.get(_TRIAL) or b"").decode(errors="replace").strip()
+    trial = ([None, *_words(environment.get(_TRIAL))])[-1]
     return BootState(
         order=order,
         left=left,
         trial=trial if trial in slots else None,
         policy=policy,
-        floor=_number(environment.get(_FLOOR)),
+        floor=_floor(environment.get(_FLOOR)),
         fresh=fresh,
     )
 
@@ -70,7 +70,7 @@ def changed(environment: Environment, state: BootState, slots: tuple[str, ...]) 
         numbers = {_TRIES: state.policy.tries, _BUDGET: state.policy.budget, _TIMEOUT: state.policy.boot_timeout_s}
         values.update({name: _hexadecimal(number) for name, number in numbers.items()})
     if state.floor is not None:
-        values[_FLOOR] = _hexadecimal(state.floor)
+        values[_FLOOR] = _hexadecimal(state.floor, _MAX_FLOOR)
     return environment.changed(values)
 
 
@@ -78,39 +78,41 @@ def _order(environment: Environment, slots: tuple[str, ...]) -> tuple[str, ...]:
     raw = environment.get(_ORDER)
     if raw is None:
         return slots
-    named = raw.decode(errors="replace").split()
-    return tuple(dict.fromkeys(slot for slot in named if slot in slots))
+    return tuple(dict.fromkeys(slot for slot in _words(raw) if slot in slots))
+
+
+def _words(raw: bytes | None) -> list[str]:
+    return (raw or b"").decode(errors="replace").split()
 
 
 def _left(environment: Environment, slot: str, default: int) -> int:
     raw = environment.get(left_name(slot))
-    if raw is None:
-        return default
-    return _number(raw) or 0
+    return default if raw is None else _counter(raw)
 
 
 def _policy(environment: Environment) -> TrialPolicy | None:
     raw = {name: environment.get(name) for name in (_TRIES, _BUDGET, _TIMEOUT)}
     if all(value is None for value in raw.values()):
         return None
+    numbers = {name: _counter(value) for name, value in raw.items() if value is not None}
     return TrialPolicy(
-        tries=_number_or(raw[_TRIES], _DEFAULTS.tries),
-        budget=_number_or(raw[_BUDGET], _DEFAULTS.budget),
-        boot_timeout_s=_number_or(raw[_TIMEOUT], _DEFAULTS.boot_timeout_s),
+        tries=numbers.get(_TRIES) or _DEFAULTS.tries,
+        budget=numbers.get(_BUDGET, _DEFAULTS.budget),
+        boot_timeout_s=numbers.get(_TIMEOUT, _DEFAULTS.boot_timeout_s),
     )
 
 
-def _number(raw: bytes | None) -> int | None:
+def _counter(raw: bytes) -> int:
+    match = _HEX.match(raw)
+    return int(match.group(1)[-8:], 16) if match else 0
+
+
+def _floor(raw: bytes | None) -> int | None:
     match = _HEX.fullmatch(raw or b"")
-    return None if match is None else int(match.group(1), 16)
+    return int(match.group(1), 16) & _MAX_FLOOR if match else None
 
 
-def _number_or(raw: bytes | None, default: int) -> int:
-    number = _number(raw)
-    return default if number is None else number
-
-
-def _hexadecimal(number: int) -> bytes:
-    if not 0 <= number <= _MAX_NUMBER:
-        raise ConfigError(f"{number} does not fit into a counter of the U-Boot environment", f"0 to {_MAX_NUMBER} do")
+def _hexadecimal(number: int, most: int = _MAX_COUNTER) -> bytes:
+    if not 0 <= number <= most:
+        raise ConfigError(f"{number} does not fit into the U-Boot environment", f"0 to {most} do")
     return b"%x" % number

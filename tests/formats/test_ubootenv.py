@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abupdate.errors import AbupdateError, ConfigError, StoreUnreadable
@@ -152,6 +152,7 @@ names = st.text("abcdefgXYZ_.0123456789", min_size=1, max_size=12).filter(lambda
 values = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, values, max_size=12), st.integers(0, 255), st.integers(0, 255))
 def test_fw_printenv_reads_what_we_write_and_takes_the_same_copy(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, str], first: int, second: int
