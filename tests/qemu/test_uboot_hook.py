@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.qemu.uboot_bench import ENV_BYTES, GONE, GOOD, HANG, JUNK, NO_INITRD, RUINED, Bench
+from tests.qemu.forgetful_disk import forgetful_disk
+from tests.qemu.uboot_bench import COPY_OFFSETS, ENV_BYTES, GONE, GOOD, HANG, JUNK, NO_INITRD, RUINED, Bench
 from tests.sim import uboot_hook_model
 
 RANDOM_STATES = 30
@@ -273,6 +274,18 @@ def test_both_copies_damaged_nothing_is_written(bench: Bench) -> None:
     assert (boot.args["abupdate.failed"], said.env) == ("A", None)
     assert "abupdate.trial" not in boot.args
     assert board.disk.read_bytes() == before
+
+
+@pytest.mark.parametrize("env", [CONFIRMED, TRIAL], ids=["confirmed", "trial"])
+def test_write_that_is_acknowledged_and_lost_counts_as_none(bench: Bench, env: dict[str, str]) -> None:
+    board = bench.board()
+    board.set(env)
+    socket = board.disk.with_name("forgetful.sock")
+    with forgetful_disk(socket, board.disk.read_bytes()) as dropped:
+        boot = board.boot(nbd=socket)
+    assert (boot.args["abupdate.slot"], boot.args.get("abupdate.unsaved")) == ("A", "1")
+    assert "abupdate.trial" not in boot.args
+    assert {offset for offset, _ in dropped} == {COPY_OFFSETS[0]}
 
 
 def _filler(env: dict[str, str], free: int) -> dict[str, str]:

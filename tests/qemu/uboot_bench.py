@@ -144,8 +144,8 @@ class Board:
         self.config = disk.with_name("fw_env.config")
         self.config.write_text("".join(f"{disk} {offset:#x} {ENV_BYTES:#x}\n" for offset in COPY_OFFSETS))
 
-    def command(self, *, readonly: bool = False, stock: bool = False) -> list[str]:
-        """QEMU's command line without what says how it ends. stock: U-Boot with its built-in environment."""
+    def command(self, *, readonly: bool = False, stock: bool = False, nbd: Path | None = None) -> list[str]:
+        """QEMU's command line without what says how it ends. stock: U-Boot with its built-in environment. nbd: disk behind a socket."""
         words = [
             "qemu-system-aarch64",
             "-accel",
@@ -164,12 +164,13 @@ class Board:
         words += ["-bios", str(UBOOT)]
         if not stock:
             words += ["-drive", f"if=pflash,unit=1,format=raw,readonly=on,file={self._bench.flash}"]
-        drive = f"if=none,id=d0,format=raw,file={self.disk}" + (",readonly=on" if readonly else "")
+        file = f"file={self.disk}" if nbd is None else f"file.driver=nbd,file.server.type=unix,file.server.path={nbd}"
+        drive = f"if=none,id=d0,format=raw,{file}" + (",readonly=on" if readonly else "")
         return [*words, "-drive", drive, "-device", "virtio-blk-pci,drive=d0"]
 
-    def boot(self, *, readonly: bool = False, stock: bool = False) -> Boot:
+    def boot(self, *, readonly: bool = False, stock: bool = False, nbd: Path | None = None) -> Boot:
         """Power on, until the kernel powers off or U-Boot resets the board."""
-        command = [*self.command(readonly=readonly, stock=stock), "-serial", "stdio", "-monitor", "none", "-no-reboot"]
+        command = [*self.command(readonly=readonly, stock=stock, nbd=nbd), "-serial", "stdio", "-monitor", "none", "-no-reboot"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=BOOT_WAIT_S, check=False)
         console = done.stdout.decode(errors="replace").replace("\r", "")
         assert done.returncode == 0, done.stderr.decode(errors="replace")
