@@ -12,6 +12,7 @@ from pathlib import Path
 from abupdate.errors import ConfigError, Failed
 
 _PIECE_BYTES = 1024 * 1024
+_BLOCK = bytes(4096)
 
 
 @contextmanager
@@ -79,6 +80,17 @@ def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> No
         count = os.pwrite(fd, view, offset)
         view = view[count:]
         offset += count
+
+
+def pwrite_sparse(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Like `pwrite_all` into a place that was never written, but blocks of zeros at the end of `data` stay a hole.
+
+    The file may end before the data does then: the caller sets its size.
+    """
+    end = len(data)
+    while end >= len(_BLOCK) and data[end - len(_BLOCK) : end] == _BLOCK:
+        end -= len(_BLOCK)
+    pwrite_all(fd, memoryview(data)[:end], offset)
 
 
 def pread(fd: int, count: int, offset: int) -> bytes:

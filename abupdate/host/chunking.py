@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 from abupdate.errors import Failed
 from abupdate.formats import chunktable
@@ -73,6 +74,12 @@ def _plan(fd: int, size_bytes: int, chunk_bytes: int) -> Iterator[tuple[int, int
         yield offset, end - offset, begin >= end
 
 
+@lru_cache(maxsize=2)
+def _zeros(size: int) -> bytes:
+    """Zero bytes to compare with, which stops at the first other byte; chunks of an image have two sizes at most."""
+    return bytes(size)
+
+
 def _zero(offset: int, size: int) -> EncodedChunk:
     sha256, probe = chunktable.zero_digests(size)
     return EncodedChunk(Chunk(offset, size, sha256, probe, 0, 0, chunktable.NO_DIGEST, zero=True, raw=False), b"")
@@ -96,7 +103,7 @@ def _compressor(codec: Codec, level: int) -> _Compress | None:
 
 
 def _encode(offset: int, data: bytes, compress: _Compress | None) -> EncodedChunk:
-    if not data.strip(b"\0"):
+    if data == _zeros(len(data)):
         return _zero(offset, len(data))
     sha256 = hashlib.sha256(data).digest()
     probe = chunktable.probe(data)

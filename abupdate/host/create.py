@@ -17,7 +17,7 @@ from pathlib import Path
 
 from abupdate.errors import ConfigError, Failed, Refused
 from abupdate.formats import bundle, chunktable, manifest, signature
-from abupdate.host.atomic import output, pwrite_all
+from abupdate.host.atomic import output, pwrite_all, pwrite_sparse
 from abupdate.host.chunking import encode_image
 from abupdate.host.signing import Signer, sign_all
 from abupdate.host.spec import ImageSpec, Spec
@@ -56,8 +56,7 @@ def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress
             table = [chunktable.pack_header(-(-image.size_bytes // spec.chunk_bytes))]
             start = offset
             for piece in encode_image(file, image.size_bytes, spec.chunk_bytes, image.codec, spec_image.level):
-                # Zeros at the end of what is stored as it is become a hole of the bundle file.
-                pwrite_all(fd, piece.stored.rstrip(b"\0"), offset)
+                pwrite_sparse(fd, piece.stored, offset)
                 offset += piece.chunk.stored_size
                 table.append(chunktable.pack_entry(piece.chunk))
                 done += piece.chunk.size

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from abupdate.errors import ConfigError, Refused
 from abupdate.formats import bundle
 from abupdate.formats.codec import Decoder
-from abupdate.host.atomic import output, pwrite_all
+from abupdate.host.atomic import output, pwrite_sparse
 
 
 def extract(path: Path, folder: Path, check: Callable[[bundle.Signed], object] | None = None) -> dict[str, Path]:
@@ -51,5 +51,4 @@ def _extract_image(file: BinaryIO, head: bundle.Head, name: str, fd: int) -> Non
             data = decoder.decode(chunk, stored)
         except Refused as error:
             raise Refused(f"image {name}: {error.message}", error.hint) from error
-        # Zeros at the end of a chunk stay a hole, as in the bundle.
-        pwrite_all(fd, bytes(data).rstrip(b"\0"), chunk.offset)
+        pwrite_sparse(fd, data, chunk.offset)

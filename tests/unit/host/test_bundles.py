@@ -281,7 +281,7 @@ def test_a_bundle_of_more_than_4_gib(tmp_path: Path, pair: KeyPair) -> None:
     sparse(tmp_path / "image", size, {number << 20: number.to_bytes(8, "big") * 16 for number in range(1 + (size >> 20))})
     for codec in ("zstd", "none"):
         out = tmp_path / f"{codec}.abu"
-        create(specs.load(written(tmp_path, f'{HEAD}[images.x]\nfile = "image"\ncodec = "{codec}"\n')), out, [pair])
+        create(specs.load(written(tmp_path, f'{HEAD}[images.x]\nfile = "image"\ncodec = "{codec}"\nlevel = 3\n')), out, [pair])
         size_bytes = out.stat().st_size
         assert (size_bytes > 1 << 32) is (codec == "none")
         assert out.stat().st_blocks * 512 < 100 << 20
