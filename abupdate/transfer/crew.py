@@ -88,5 +88,5 @@ class Crew:
 
 
 def crew_size() -> int:
-    """Threads that keep the processors busy while one of them waits for the medium; each holds a few MiB of buffers."""
-    return min(len(os.sched_getaffinity(0)), 3) + 1
+    """Threads that keep the processors busy while others wait for the medium; each holds a few MiB of buffers."""
+    return min(len(os.sched_getaffinity(0)), 4) + 2

@@ -60,9 +60,8 @@ def _report(samples: dict[str, list[Sample]]) -> int:
     print(f"\n{'':24}{'wall s':>8}{'(range)':>12}{'cpu s':>8}{'peak MiB':>10}{'x rauc':>8}")
     for name, runs in samples.items():
         middle = median(runs)
-        print(
-            f"{name:24}{middle.wall_s:8.2f}{spread(runs):>12}{middle.cpu_s:8.2f}{middle.peak_bytes / 2**20:10.1f}{middle.wall_s / base:8.2f}"
-        )
+        figures = f"{middle.wall_s:8.2f}{spread(runs):>12}{middle.cpu_s:8.2f}{middle.peak_bytes / 2**20:10.1f}"
+        print(f"{name:24}{figures}{middle.wall_s / base:8.2f}")
     read = median(samples["dd read"]).wall_s
     bare, full = median(samples["abupdate, no read-back"]).wall_s, median(samples["abupdate"]).wall_s
     met = (bare <= base, full <= base + read)
