@@ -13,6 +13,8 @@ from abupdate.errors import ConfigError, Failed
 
 _PIECE_BYTES = 1024 * 1024
 _BLOCK = bytes(4096)
+# What a folder is that was named wrongly; anything else (no room, I/O) may pass.
+_CALLERS_FAULT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
 
 
 @contextmanager
@@ -30,7 +32,8 @@ def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[i
     try:
         fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+        blame = ConfigError if error.errno in _CALLERS_FAULT else Failed
+        raise blame(f"cannot write {path}: {error.strerror}") from error
     temporary = Path(name)
     try:
         try:

@@ -221,6 +221,15 @@ def lengths(signed: bundle.Signed) -> tuple[int, int]:
     return signed.header.tables_bytes, signed.header.payload_bytes
 
 
+def test_an_unsigned_bundle_can_be_built_and_signed_later(tmp_path: Path, pair: KeyPair) -> None:
+    (tmp_path / "image").write_bytes(b"content")
+    out = tmp_path / "out.abu"
+    create(specs.load(written(tmp_path, HEAD + '[images.x]\nfile = "image"\n')), out, [])
+    assert read(out).signed.signatures == ()
+    resign.add_signatures(out, [pair])
+    assert [item.public_key for item in read(out).signed.signatures] == [pair.public.raw]
+
+
 def test_extract_writes_nothing_that_is_damaged_and_overwrites_nothing(tmp_path: Path, pair: KeyPair) -> None:
     (tmp_path / "image").write_bytes(random.Random(2).randbytes(50_000))
     spec = specs.load(written(tmp_path, HEAD + 'chunk_bytes = 4096\n[images.x]\nfile = "image"\n'))
