@@ -35,7 +35,9 @@ def test_a_fresh_board_on_which_a_boot_script_has_counted(workstation: Workstati
     assert workstation.printed()["BOOT_ORDER"] == "B A"
 
 
-def test_the_confirmed_path(workstation: Workstation, kit: Kit) -> None:
+@pytest.mark.parametrize("place", ["workstation", "workstation_on_disk"])
+def test_the_confirmed_path(place: str, request: pytest.FixtureRequest, kit: Kit) -> None:
+    workstation: Workstation = request.getfixturevalue(place)
     before = workstation.snapshot()
     done = workstation.ok("--json", "flash", kit["v1"]).document
     assert (done["slot"], done["version"], done["armed"], done["reboot_needed"]) == ("B", "1.0", True, True)
