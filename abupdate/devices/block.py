@@ -21,15 +21,16 @@ from typing import Protocol, Self
 
 from abupdate.devices.usage import Identity, explain_use, identify, identify_status
 from abupdate.errors import Busy, ConfigError, Failed
+from abupdate.formats.ioctl import plain_number, read_number
 
 BLOCK_BYTES = 4096
 
 # linux/fs.h; the argument of BLKZEROOUT is two u64: start and length in bytes.
-_BLKGETSIZE64 = 0x80081272
-_BLKSSZGET = 0x1268
-_BLKROGET = 0x125E
-_BLKFLSBUF = 0x1261
-_BLKZEROOUT = 0x127F
+_BLKGETSIZE64 = read_number("\x12", 114, struct.calcsize("P"))  # declared with size_t, and fills 8 bytes all the same
+_BLKSSZGET = plain_number("\x12", 104)
+_BLKROGET = plain_number("\x12", 94)
+_BLKFLSBUF = plain_number("\x12", 97)
+_BLKZEROOUT = plain_number("\x12", 127)
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_ZERO_RANGE = 0x10
 _NOT_OFFERED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS)

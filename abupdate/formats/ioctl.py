@@ -11,6 +11,11 @@ import platform
 _OTHER_LAYOUT = ("mips", "ppc", "powerpc", "sparc", "alpha")
 
 
+def plain_number(kind: str, number: int, machine: str = "") -> int:
+    """`_IO`: nothing whose size the number tells."""
+    return _request(0, 1, kind, number, 0, machine)
+
+
 def read_number(kind: str, number: int, size_bytes: int, machine: str = "") -> int:
     """`_IOR`: the kernel fills `size_bytes` for the caller. machine: as in uname, empty for this one."""
     return _request(2, 2, kind, number, size_bytes, machine)

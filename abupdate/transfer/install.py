@@ -19,6 +19,8 @@ from abupdate.transfer.batches import Batch, Buffers, batches, check_room, data_
 from abupdate.transfer.crew import Crew, Progress
 from abupdate.transfer.sources import RateLimit
 
+_LIMITED_READ_BYTES = 64 << 10
+
 
 @dataclass(frozen=True, slots=True)
 class InstallStats:
@@ -92,16 +94,20 @@ class _Install:
             return batch
 
     def _read(self, view: memoryview, stored_offset: int) -> None:
-        if self.limit is not None:
-            self.limit.take(len(view), self.crew.stop)
-        random = self.random
-        count = self.source.read_into(view) if random is None else random.read_at(view, self.base + stored_offset)
-        with self.count:
-            self.read_bytes += count
-        if count < len(view):
-            if self.random is not None:
+        # Under a limit in small pieces: one large piece would come as a burst, and at a low rate after a long silence.
+        step = len(view) if self.limit is None else _LIMITED_READ_BYTES
+        for start in range(0, len(view), step or 1):
+            piece = view[start : start + step]
+            if self.limit is not None:
+                self.limit.take(len(piece), self.crew.stop)
+            random = self.random
+            count = self.source.read_into(piece) if random is None else random.read_at(piece, self.base + stored_offset + start)
+            with self.count:
+                self.read_bytes += count
+            if count < len(piece) and random is not None:
                 raise Refused("the bundle became shorter while it was read", "copy or download it again")
-            raise Failed("the bundle's stream ended early", "try again")
+            if count < len(piece):
+                raise Failed("the bundle's stream ended early", "try again")
 
     def _fill(self, batch: Batch, buffers: Buffers) -> None:
         slot = [buffers.slot[chunk.offset - batch.offset :][: chunk.size] for chunk in batch.chunks]

@@ -440,6 +440,7 @@ def test_rate_limit_bounds_reads(slot: Path, source: Make, pack: Pack) -> None:
     with open_target(slot) as target:
         install_image(source(payload), payload.image, iter(payload.chunks), target, nothing, limit=slow)
     assert sum(slow.taken) == len(payload.stored)
+    assert max(slow.taken) <= 64 << 10
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=60))
@@ -492,8 +493,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    """Also an image of more than 4 GiB: nothing on the way counts in 32 bits."""
     peak = {}
-    for size in (64 * MIB, 2048 * MIB):
+    for size in (64 * MIB, 2048 * MIB, 5120 * MIB):
         command = [sys.executable, "-c", MEASURE, str(size), str(tmp_path / "slot"), str(tmp_path / "payload")]
         peak[size] = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+        with (tmp_path / "slot").open("rb") as slot:
+            slot.seek(size // 32 * 31)
+            assert slot.read(4) == b"0,1,"
+        assert (tmp_path / "slot").stat().st_blocks * 512 <= 33 * MIB
     assert peak[2048 * MIB] - peak[64 * MIB] <= 8 * 1024, peak
+    assert peak[5120 * MIB] - peak[64 * MIB] <= 8 * 1024, peak
