@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from abupdate.formats import bundle as bundle_format
 from images import disk, trees
 from images.cache import TREE, Cache, Input, run, say
 
@@ -22,7 +23,7 @@ LEVEL = 3
 class Variant:
     """One bundle: how it differs from version 1.0.0 of the device.
 
-    counter: its security counter (1.0.0 has 10). key: who signs. compatible: for which device.
+    counter: its security counter (1.0.0 has 10). key: who signs; signed: whether the signature is left in. compatible: for which device.
     initramfs_fault: where /init goes wrong. kernel: bytes instead of vmlinuz. files: put into the root file system (None: removed),
     those under health.d executable.
     """
@@ -32,6 +33,7 @@ class Variant:
     counter: int
     about: str
     key: str = "abu-test-release"
+    signed: bool = True
     compatible: str = COMPATIBLE
     initramfs_fault: str = ""
     kernel: bytes | None = None
@@ -52,6 +54,7 @@ VARIANTS = (
     Variant("v3", "3.0.0", 30, "one more good update"),
     Variant("old", "0.9.0", 5, "a lower security counter than 1.0.0"),
     Variant("other-device", "2.0.0", 20, "for another kind of device", compatible="abu-other"),
+    Variant("unsigned", "2.0.0", 20, "without any signature", signed=False),
     Variant("wrong-key", "2.0.0", 20, "signed by a key outside the keyring", key="abu-test-stranger"),
     Variant("bad-kernel-garbage", "3.0.0", 30, "U-Boot cannot start its kernel", kernel=b"no kernel\n" * 1000),
     Variant("bad-kernel-hang", "3.0.0", 30, "its kernel loops at its first instruction", kernel=trees.LOOPING_KERNEL),
@@ -127,9 +130,20 @@ def _make(variant: Variant, boot: Path, rootfs: Path, ring: Path, folder: Path) 
         ring / f"keys/{variant.key}.pem",
     ]
     run(command, env=environment)
+    if not variant.signed:
+        strip_signatures(bundle)
     for path in folder.iterdir():
         if path != bundle:
             path.unlink()
+
+
+def strip_signatures(path: Path) -> None:
+    """Make a well-formed bundle without signatures out of a signed one."""
+    with path.open("rb") as file:
+        signed = bundle_format.read_signed(file.read, path.stat().st_size)
+        rest = file.read()
+    header = signed.header
+    path.write_bytes(bundle_format.build_head(signed.manifest_bytes, b"", header.tables_bytes, header.payload_bytes) + rest)
 
 
 def bundles_disk(cache: Cache, boot: Path, rootfs: Path, ring: Path) -> Path:

@@ -1,0 +1,71 @@
+"""Devices for the tests that boot one: fresh (version 1.0.0 on A), or updated (2.0.0 confirmed on B, 1.0.0 good on A)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from qemu.device import IMAGES, TREE, Device
+
+PREPARED = ("disk.qcow2", "disk.img", "flash.img", "bundles.img")
+
+
+@pytest.fixture(scope="session")
+def images() -> Path:
+    """The device images of this very tree (built where they are not; a fraction of a second where they are)."""
+    done = subprocess.run([sys.executable, "-m", "images.build"], cwd=TREE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"the images cannot be built, see qemu/setup\n{done.stderr[-2000:]}"
+    return IMAGES
+
+
+@pytest.fixture
+def device(images: Path) -> Iterator[Device]:
+    """A fresh device, booted: version 1.0.0 on slot A, nothing on B."""
+    with Device() as fresh:
+        assert fresh.boot().slot == "A"
+        yield fresh
+
+
+@pytest.fixture(scope="session")
+def updated_folder(images: Path) -> Iterator[Path]:
+    """Folder of a device that was updated and confirmed, switched off."""
+    with Device() as device:
+        device.boot()
+        device.check("abupdate flash /bundles/v2.abu", 180)
+        assert device.reboot().slot == "B"
+        device.check("abupdate confirm")
+        device.poweroff()
+        yield device.folder
+
+
+@pytest.fixture
+def updated(updated_folder: Path, tmp_path: Path) -> Iterator[Device]:
+    """An updated device, booted: version 2.0.0 confirmed on slot B, 1.0.0 good on A."""
+    folder = updated_folder.parent / f"{updated_folder.name}-{tmp_path.name}"
+    folder.mkdir()
+    try:
+        for name in PREPARED[1:]:
+            (folder / name).hardlink_to((updated_folder / name).resolve())
+        shutil.copy(updated_folder / PREPARED[0], folder)
+        with Device(folder) as device:
+            up = device.boot()
+            assert (up.slot, up.version) == ("B", "2.0.0")
+            yield device
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the console's last lines."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Device):
+                report.sections.append((f"console of {name}", value.console.tail(80)))
+    return report
