@@ -62,8 +62,9 @@ a hash tree and 000A for patch groups. Tags with bit 15 may be passed over.
 
 Chunks lie on the slot, and their stored bytes in the payload, one after the other without gaps. A zero chunk is all zeros:
 stored size 0, stored hash 32 zero bytes. Under the codec none every other chunk is stored as it is, with equal sizes and
-hashes. Under zstd a raw chunk is stored so too; any other is one zstd frame that is smaller than the chunk, declares its
-content's size, a window of at most 8 MiB and no dictionary (RFC 8878), and nothing follows the frame. Sizes and stored sizes add up to what the manifest says.
+hashes. Under zstd a raw chunk is stored so too; any other is one zstd frame (RFC 8878) that is smaller than the chunk,
+declares its content's size, has a window of at most 8 MiB and no dictionary, and nothing follows the frame. Sizes and stored
+sizes add up to what the manifest says.
 
 **Payload**: the stored bytes of all images' chunks, in order. Nothing follows.
 

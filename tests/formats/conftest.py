@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import settings
 
 from abupdate.formats import keyring, signature
 from abupdate.host.create import create
@@ -15,6 +16,10 @@ from abupdate.host.keys import KeyPair
 from abupdate.host.signing import sign_all
 from abupdate.host.spec import load
 from abupdate.model import Keyring, PublicKey, Role, RoleName
+
+# A machine that is busy with other tests is no fault of the code.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 NAMES = ("root", "release-1", "release-2", "security", "admin", "stranger")
 
