@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import os
 import signal
 import sys
 from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from abupdate.errors import AbupdateError, Failed
 
@@ -18,24 +21,33 @@ class Interrupted(Failed):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code of the CLI contract."""
-    arguments = sys.argv[1:] if argv is None else argv
+    _mend_streams()
+    code = _run(sys.argv[1:] if argv is None else argv)
+    # What is still buffered must fail here: at the interpreter's end it would change the exit code and print a traceback.
+    problem = _flush(sys.stdout)
+    if isinstance(problem, OSError) and not isinstance(problem, BrokenPipeError):
+        _say(sys.stderr, f"abupdate: standard output: {problem.strerror}")
+    _flush(sys.stderr)
+    return code or (1 if problem else 0)
+
+
+def _run(arguments: list[str]) -> int:
     json_wanted = "--json" in arguments
     verbose = 0
     try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGINT, _interrupt)
         from abupdate.cli.parser import build
 
         options = build().parse_args(arguments)
         json_wanted, verbose = options.json, options.verbose
         _log(verbose, quiet=options.quiet)
-        signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGINT, _interrupt)
         module, function = options.handler.split(":")
         return int(getattr(import_module(module), function)(options))
     except AbupdateError as error:
         return _report(error, json_wanted=json_wanted, verbose=verbose)
     except BrokenPipeError:
         # Whoever read our output has left; nothing more can be said to them.
-        sys.stdout = None
         return 1
     except PermissionError as error:
         name = error.filename or "a file"
@@ -63,12 +75,44 @@ def _report(error: AbupdateError, *, json_wanted: bool, verbose: int, cause: Bas
 
         traceback.print_exception(cause or error, file=sys.stderr)
     line = " ".join(error.message.split())
-    print(f"abupdate: {line}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
+    _say(sys.stderr, f"abupdate: {line}" + (f" ({error.hint})" if error.hint else ""))
     if json_wanted:
         import json
 
-        print(json.dumps({"error": line, "hint": error.hint, "exit_code": error.exit_code}))
+        _say(sys.stdout, json.dumps({"error": line, "hint": error.hint, "exit_code": error.exit_code}))
     return error.exit_code
+
+
+def _say(stream: TextIO, line: str) -> None:
+    """Print where somebody still listens: the exit code says it too."""
+    with contextlib.suppress(OSError):
+        print(line, file=stream)
+
+
+def _mend_streams() -> None:
+    """Fill closed standard descriptors, or the next file that is opened, a slot perhaps, becomes somebody's standard output."""
+    for number, mode in enumerate(("r", "w", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], open(number, mode, closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name or description that the terminal's encoding does not have is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _flush(stream: TextIO) -> OSError | None:
+    try:
+        stream.flush()
+    except OSError as error:
+        # The rest of the buffer goes nowhere, or the interpreter tries again at its end.
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        return error
+    return None
 
 
 if __name__ == "__main__":

@@ -100,8 +100,9 @@ def command(*argv: str | Path) -> list[str]:
 
 
 def environ() -> dict[str, str]:
-    """Environment of such a process: this checkout's package."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Environment of such a process: this checkout's package, and output that is buffered as it is for users."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**kept, "PYTHONPATH": str(ROOT)}
 
 
 @contextmanager
@@ -240,8 +241,8 @@ class Workstation:
 
     def start(self, *argv: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         """A verb as a process with pipes on its output."""
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen(command("-c", self.config, *argv), env=environ(), cwd=self.folder, **options)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environ(), **options}
+        return subprocess.Popen(command("-c", self.config, *argv), cwd=self.folder, **options)
 
     def flash_pipe(self, data: bytes, *argv: str, redirected: bool = False) -> Result:
         """`flash -` of these bytes through a pipe that then ends, or redirected from a file."""

@@ -24,6 +24,7 @@ def _add_info(subparsers: Subparsers) -> None:
     info.add_argument("bundle", metavar="BUNDLE", help="a path, or - for standard input")
     info.add_argument("--keyring", type=Path, metavar="FILE", help="say whether this keyring accepts it (exit 3 when not)")
     info.set_defaults(handler="abupdate.cli.info:show")
+    _add_json(info)
 
 
 def _add_bundle(subparsers: Subparsers) -> None:
@@ -36,15 +37,18 @@ def _add_bundle(subparsers: Subparsers) -> None:
     create.add_argument("--level", type=int, metavar="N", help="zstd level, 1 to 22, instead of the SPEC's (which is 15 by default)")
     _add_signing(create, "--key")
     create.set_defaults(handler="abupdate.cli.bundle:create")
+    _add_json(create)
     sign = verbs.add_parser("sign", help="add a signature to a bundle")
     sign.add_argument("bundle", type=Path, metavar="BUNDLE")
     _add_signing(sign, "--key")
     sign.set_defaults(handler="abupdate.cli.bundle:sign")
+    _add_json(sign)
     extract = verbs.add_parser("extract", help="write a bundle's images to files, verified")
     extract.add_argument("bundle", type=Path, metavar="BUNDLE")
     extract.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     extract.add_argument("--keyring", type=Path, metavar="FILE", help="refuse a bundle that this keyring does not accept")
     extract.set_defaults(handler="abupdate.cli.bundle:extract")
+    _add_json(extract)
 
 
 def _add_keys(subparsers: Subparsers) -> None:
@@ -56,6 +60,7 @@ def _add_keys(subparsers: Subparsers) -> None:
     generate.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypt the private key with the file's first line")
     generate.add_argument("--test", action="store_true", help="mark the key as a test key, which devices refuse")
     generate.set_defaults(handler="abupdate.cli.keys:generate")
+    _add_json(generate)
     keyring = verbs.add_parser("keyring", help="make a signed keyring from public keys")
     keyring.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     keyring.add_argument("--version", type=int, required=True, metavar="N", dest="keyring_version")
@@ -65,6 +70,12 @@ def _add_keys(subparsers: Subparsers) -> None:
         keyring.add_argument(f"--{role}-threshold", type=int, metavar="N", help="how many distinct keys must sign (1)")
     _add_signing(keyring, "--sign")
     keyring.set_defaults(handler="abupdate.cli.keys:keyring")
+    _add_json(keyring)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    """Accepted after the verb too, where people write it."""
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _add_signing(parser: argparse.ArgumentParser, option: str) -> None:

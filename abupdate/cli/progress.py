@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from contextlib import suppress
 
 from abupdate.ports import Progress
 
@@ -33,7 +34,7 @@ class _Lines:
         if done < total and now < self._next:
             return
         self._next = now + _JSON_EVERY_S
-        print(json.dumps({"phase": phase, "done_bytes": done, "total_bytes": total}), file=sys.stderr, flush=True)
+        _show(json.dumps({"phase": phase, "done_bytes": done, "total_bytes": total}) + "\n")
 
 
 class _Bar:
@@ -50,4 +51,11 @@ class _Bar:
         if line != self._last:
             self._last = line
             end = "\n" if done >= total else ""
-            print(f"\r{line}", end=end, file=sys.stderr, flush=True)
+            _show(f"\r{line}{end}")
+
+
+def _show(text: str) -> None:
+    """A watcher who has left is no reason to end an update."""
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
