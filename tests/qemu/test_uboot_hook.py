@@ -366,3 +366,4 @@ def test_kernel_that_cannot_start_leaves_no_watchdog_behind(bench: Bench) -> Non
     watched = board.boot_watched(until="tiny: ")
     assert "abupdate: slot B trial left 2" in watched.console
     assert (watched.lock, "abupdate.slot=A" in watched.console) == (0, True)
+    assert (watched.events, watched.console.count("abupdate: order")) == ((), 1)
