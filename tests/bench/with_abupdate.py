@@ -44,7 +44,7 @@ class Abupdate:
     """Flashes the bundle to the second of two slots; also the device on which `status` and `confirm` are timed."""
 
     def __init__(self, folder: Path, slots: tuple[Path, Path]) -> None:
-        self._folder = folder / "abupdate"
+        self._folder = folder / "device"  # not "abupdate": Python would take the folder for the package
         self._keyring = folder / "ring.abk"
         self._env = self._folder / "env"
         self.config = self._folder / "config.toml"
