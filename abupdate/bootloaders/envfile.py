@@ -32,7 +32,8 @@ class FileArea:
     def write(self, data: bytes) -> None:
         with ExitStack() as stack:
             stack.enter_context(self._unprotected())
-            fd = stack.enter_context(opened(self.location, os.O_RDWR))
+            # O_DSYNC: a process killed between a write and its flush would leave a state that everybody reads and a power cut undoes.
+            fd = stack.enter_context(opened(self.location, os.O_RDWR | os.O_DSYNC))
             start = self._start(fd)
             try:
                 write_all(fd, data, start)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from abupdate.devices.durable import LINUX, Files, make_folder, replace
+from abupdate.devices.durable import LINUX, Files, make_folder, replace, sync_folder
 from abupdate.errors import Busy, Failed
 from abupdate.formats.record import MAX_PAYLOAD_BYTES, RecordDamaged, RecordUnknown, decode, encode
 from abupdate.model import Record
@@ -39,6 +39,7 @@ class StateDir:
         descriptor = self._open_lock()
         try:
             self._take(descriptor, wait_s)
+            self._sync_names()
             yield
         finally:
             self._files.close(descriptor)
@@ -67,6 +68,12 @@ class StateDir:
                 if time.monotonic() >= end:
                     raise Busy("another abupdate is at work", "wait until it has ended") from None
                 time.sleep(_RETRY_S)
+
+    def _sync_names(self) -> None:
+        """A process that was killed before it flushed a folder left names that everybody sees and a power cut undoes."""
+        for folder in (self._path, self._path.parent):
+            with suppress(OSError):
+                sync_folder(folder, self._files)
 
     def load(self) -> tuple[Record | None, int]:
         """See ports.StateStore. Of two whole copies the one with the higher sequence number counts."""
