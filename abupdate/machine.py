@@ -155,6 +155,8 @@ def slot_states(facts: Facts) -> Mapping[str, SlotState]:
     boot = _readable(facts)
     record = base_record(facts)
     where = situation(facts)
+    # Until the service has dealt with it, a slot that the boot side passed over still has its place and its boots.
+    skipped = _passed_over(facts, boot) if where is Situation.FELL_THROUGH and not facts.settled else ()
     states: dict[str, SlotState] = {}
     for slot in facts.slots:
         known = record.slots.get(slot)
@@ -163,7 +165,8 @@ def slot_states(facts: Facts) -> Mapping[str, SlotState]:
         elif slot == facts.booted:
             states[slot] = SlotState.CONFIRMED if slot in boot.order else SlotState.BAD
         elif slot in boot.order:
-            states[slot] = SlotState.CONFIRMED if boot.left.get(slot, 0) > 0 else SlotState.BAD
+            good = boot.left.get(slot, 0) > 0 and slot not in skipped
+            states[slot] = SlotState.CONFIRMED if good else SlotState.BAD
         elif known is None:
             states[slot] = SlotState.EMPTY
         elif known.state in (SlotState.CONFIRMED, SlotState.TRIAL):
@@ -325,9 +328,14 @@ def _clean_up_fallback(facts: Facts, boot: BootState) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def _passed_over(facts: Facts, boot: BootState) -> tuple[str, ...]:
+    """Slots before the one that runs."""
+    return boot.order[: boot.order.index(facts.booted)] if facts.booted in boot.order else boot.order
+
+
 def _clean_up_fall_through(facts: Facts, boot: BootState) -> tuple[Step, ...]:
     """A confirmed slot should have booted and did not: the one that runs goes first, the failed one stays behind it without boots."""
-    failed = tuple(s for s in boot.order[: boot.order.index(facts.booted) if facts.booted in boot.order else None] if s != facts.booted)
+    failed = _passed_over(facts, boot)
     record = base_record(facts)
     used_up = all(boot.left.get(s, 0) == 0 for s in failed)
     cause = "boots used up" if used_up else "load failed"
