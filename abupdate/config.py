@@ -118,6 +118,7 @@ _SECTIONS: Mapping[str, _Spec] = {
     "trust": {"keyring": (Path, None), "allow_test_keys": (bool, None)},
     "device": {"booted": (str, (1, 64))},
 }
+_KINDS: Mapping[type, tuple[str, str]] = {str: ("a string", '"text"'), int: ("a whole number", "10"), bool: ("true or false", "true")}
 _REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
 _SLOT_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -224,9 +225,10 @@ def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> 
     if kind is Path:
         return _path(value, name, base)
     if type(value) is not kind:
-        raise ConfigError(f"{name} must be a {'string' if kind is str else 'whole number' if kind is int else 'true or false'}")
+        wanted, example = _KINDS[kind]
+        raise ConfigError(f"{name} must be {wanted}", f"as in {name.rpartition('.')[2]} = {example}")
     if isinstance(value, str) and ("\0" in value or "\n" in value):
-        raise ConfigError(f"{name} holds a line break or a NUL")
+        raise ConfigError(f"{name} holds a line break or a NUL", "write it on one line")
     if kind is int and isinstance(bounds, tuple) and isinstance(value, int) and not bounds[0] <= value <= bounds[1]:
         raise ConfigError(f"{name} = {value} is out of range", f"{bounds[0]} to {bounds[1]}")
     if isinstance(value, str) and isinstance(bounds, tuple):
@@ -239,7 +241,7 @@ def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> 
 
 def _path(value: object, name: str, base: Path) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ConfigError(f"{name} must be a path")
+        raise ConfigError(f"{name} must be a path", f'as in {name.rpartition(".")[2]} = "/dev/..."')
     return base / value
 
 
