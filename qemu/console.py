@@ -94,6 +94,7 @@ class Console:
 
     def wait(self, pattern: str, timeout_s: float, *, unless: str = "") -> re.Match[str]:
         """Wait for a regular expression (multi-line mode) after the last match; return the match and go on behind it.
+        A pattern that takes a value to the end of a line must end with \\n: `$` also matches where the last piece ends so far.
 
         unless: a pattern that ends the waiting as a failure. Raises ConsoleError with the tail when time is up or the machine has ended.
         """

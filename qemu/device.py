@@ -206,8 +206,8 @@ class Device:
 
     def wait_up(self, timeout_s: float = BOOT_TIMEOUT_S) -> Up:
         """Wait until userspace is up and the shell listens."""
-        found = self.wait(r"^abu-guest: up slot=(\S+) version=(\S+)$", timeout_s)
-        self.wait(r"^abu-guest: shell$", 30)
+        found = self.wait(r"^abu-guest: up slot=(\S+) version=(\S+)\n", timeout_s)
+        self.wait(r"^abu-guest: shell\n", 30)
         return Up(found[1], found[2])
 
     def boot(self, timeout_s: float = BOOT_TIMEOUT_S) -> Up:

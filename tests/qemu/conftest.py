@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qemu.device import IMAGES, TREE, Device
+from tests.qemu.guest import confirm, flash, settled_environment
 
 PREPARED = ("disk.qcow2", "disk.img", "flash.img", "bundles.img")
 
@@ -25,9 +26,10 @@ def images() -> Path:
 
 @pytest.fixture
 def device(images: Path) -> Iterator[Device]:
-    """A fresh device, booted: version 1.0.0 on slot A, nothing on B."""
+    """A fresh device, booted, its service at work: version 1.0.0 on slot A, nothing on B."""
     with Device() as fresh:
         assert fresh.boot().slot == "A"
+        settled_environment(fresh)
         yield fresh
 
 
@@ -36,16 +38,17 @@ def updated_folder(images: Path) -> Iterator[Path]:
     """Folder of a device that was updated and confirmed, switched off."""
     with Device() as device:
         device.boot()
-        device.check("abupdate flash /bundles/v2.abu", 180)
+        settled_environment(device)
+        flash(device, "v2")
         assert device.reboot().slot == "B"
-        device.check("abupdate confirm")
+        confirm(device)
         device.poweroff()
         yield device.folder
 
 
 @pytest.fixture
 def updated(updated_folder: Path, tmp_path: Path) -> Iterator[Device]:
-    """An updated device, booted: version 2.0.0 confirmed on slot B, 1.0.0 good on A."""
+    """An updated device, booted, its service at work: version 2.0.0 confirmed on slot B, 1.0.0 good on A."""
     folder = updated_folder.parent / f"{updated_folder.name}-{tmp_path.name}"
     folder.mkdir()
     try:
@@ -55,6 +58,7 @@ def updated(updated_folder: Path, tmp_path: Path) -> Iterator[Device]:
         with Device(folder) as device:
             up = device.boot()
             assert (up.slot, up.version) == ("B", "2.0.0")
+            settled_environment(device)
             yield device
     finally:
         shutil.rmtree(folder)

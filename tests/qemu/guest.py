@@ -9,7 +9,6 @@ from typing import Any
 from qemu.device import BOOT_WORD, Device
 
 FLASH_TIMEOUT_S = 180.0
-SETTLED = r"abupdate\[service\]: .*: its boots are refilled"
 
 
 def flash(device: Device, bundle: str, *, tries: int = 3) -> None:
@@ -31,6 +30,14 @@ def until(what: str, seen: Callable[[], Any], timeout_s: float = 60) -> Any:
             return answer
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
         time.sleep(0.5)
+
+
+def confirm(device: Device) -> None:
+    """`abupdate confirm`, which may have to wait for the service to have started."""
+    ran = until(
+        "confirm finds no other abupdate at work", lambda: first if (first := device.run("abupdate confirm")).exit_code != 5 else None
+    )
+    assert ran.exit_code == 0, ran.output
 
 
 def boots_seen(device: Device, since: int = 0) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from qemu.device import Device
-from tests.qemu.guest import boots_seen, flash, reboot_into_trial, settled_environment
+from tests.qemu.guest import boots_seen, confirm, flash, reboot_into_trial, settled_environment
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 
@@ -82,5 +82,5 @@ def test_after_a_bad_update_a_good_one_goes_through(device: Device) -> None:
     flash(device, "v3")
     up = device.reboot()
     assert (up.slot, up.version) == ("B", "3.0.0")
-    device.check("abupdate confirm")
+    confirm(device)
     assert device.status()["slots"]["B"]["state"] == "confirmed"
