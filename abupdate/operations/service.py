@@ -151,7 +151,12 @@ class Service:
 
     def _trial(self) -> int | None:
         """Watch over the trial; None when the slot is confirmed, else the exit code after ordering the reboot."""
-        boot, watch = self._board.boot, self._watch()
+        boot = self._board.boot
+        try:
+            watch = self._watch()
+        except AbupdateError as error:
+            # Health programs that cannot be run say as little for this slot as ones that fail.
+            return self._go_back(f"health cannot be checked: {error.message}")
         look_s = boot.boottime_s() + _LOOK_S
         ended_by_hand = False
         try:
