@@ -22,7 +22,12 @@ class Interrupted(Failed):
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code of the CLI contract."""
     _mend_streams()
-    code = _run(sys.argv[1:] if argv is None else argv)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     # What is still buffered must fail here: at the interpreter's end it would change the exit code and print a traceback.
     problem = _flush(sys.stdout)
     if isinstance(problem, OSError) and not isinstance(problem, BrokenPipeError):
@@ -35,8 +40,6 @@ def _run(arguments: list[str]) -> int:
     json_wanted = "--json" in arguments
     verbose = 0
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGINT, _interrupt)
         from abupdate.cli.parser import build
 
         options = build().parse_args(arguments)

@@ -1,4 +1,6 @@
-"""Raw flash under U-Boot's environment, against a model of the chip at the ioctl boundary (no emulated machine here has a flash chip that Debian's kernel drives).
+"""Raw flash under U-Boot's environment, against a model of the chip at the ioctl boundary.
+
+No emulated machine here has a flash chip that Debian's kernel drives.
 
 The chip is a file and a model: erasing sets a sector to ones, programming may only clear bits, and locked sectors refuse both.
 """
