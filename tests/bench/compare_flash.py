@@ -30,6 +30,7 @@ def main() -> int:
     rauc_bundle = with_rauc.build_bundle(folder, image, LEVEL)
     our_bundle = with_abupdate.build_bundle(folder, image, LEVEL)
     print(f"image {image.stat().st_size >> 20} MiB; bundles: rauc {_mib(rauc_bundle)}, abupdate {_mib(our_bundle)}, zstd level {LEVEL}")
+    print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} (what else runs spoils the figures)")
     with ExitStack() as stack:
         slots = stack.enter_context(_slots(folder, buffered=options.loop_buffered))
         rauc, ours = with_rauc.Rauc(folder, rauc_bundle, slots), with_abupdate.Abupdate(folder, slots)
