@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from abupdate import machine
 from abupdate.bootloaders.envio import Span, compare
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.devices.statedir import StateDir
@@ -387,8 +386,3 @@ def exit_code(verb: object) -> int:
 def slot_content(media: Media, slot: str) -> Content | None:
     """Which whole content lies on the slot's medium, None: a mix or rubbish."""
     return KNOWN.get(tuple(media.slots[slot].sectors))
-
-
-def states(facts: Facts) -> dict[str, SlotState]:
-    """What `status` says of the slots."""
-    return dict(machine.slot_states(facts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -16,7 +17,21 @@ from abupdate import machine
 from abupdate.errors import AbupdateError
 from abupdate.formats.record import RecordDamaged, RecordUnknown, decode
 from abupdate.model import Facts, Phase, Record, Situation, SlotState
-from tests.sim.device import KNOWN, POLICY, SLOTS, STATE, Content, Device, copies_of, counting, exit_code, power_up, run_hook, slot_content
+from tests.sim.device import (
+    KNOWN,
+    POLICY,
+    SLOTS,
+    STATE,
+    Content,
+    Device,
+    copies_of,
+    counting,
+    exit_code,
+    power_up,
+    reboot,
+    run_hook,
+    slot_content,
+)
 from tests.sim.medium import Media
 
 # More boots than tries and both budgets together.
@@ -69,11 +84,37 @@ class Tally:
 
 def explore(scenario: Scenario, *, depth: int = 2, max_states: int = 1_000_000) -> Tally:
     """Enumerate; raises Violation at the first broken promise. depth: how many cuts one after the other."""
-    return _Explorer(scenario, depth, max_states).run()
+    return Explorer(scenario, depth, max_states).run()
 
 
-class _Explorer:
-    def __init__(self, scenario: Scenario, depth: int, max_states: int) -> None:
+class _Fault:
+    """Raises at the n-th step; lasting: then at every one of the data partition."""
+
+    def __init__(self, fault: BaseException, number: int, lasting: bool) -> None:
+        self.fault, self.number, self.lasting = fault, number, lasting
+        self.count = 0
+
+    def into(self, media: Media) -> None:
+        """Listen to all media."""
+        media.listen(self._step)
+        if self.lasting:
+            media.files.on_event = self._data_step
+
+    def _step(self, step: str) -> None:
+        self.count += 1
+        if self.count == self.number + 1 and not self.lasting:
+            raise self.fault
+
+    def _data_step(self, step: str) -> None:
+        self.count += 1
+        if self.count > self.number:
+            raise self.fault
+
+
+class Explorer:
+    """The exploration of one scenario."""
+
+    def __init__(self, scenario: Scenario, depth: int = 1, max_states: int = 1_000_000) -> None:
         self.scenario = scenario
         self.depth = depth
         self.max_states = max_states
@@ -104,7 +145,38 @@ class _Explorer:
         self.tally.states = len(self.seen)
         return self.tally
 
-    def _attempt(self, device: Device, *, service: bool, story: str, record: bool = True) -> list[Snapshot]:
+    def fail(self, fault: BaseException, *, lasting: bool = False) -> int:
+        """Let every step of the uncut run fail in turn; then, after a reboot without the fault, the command must do its work.
+
+        lasting: it is the data partition that fails, from that step on; what happened meanwhile may stay unexplained then.
+        Returns the number of runs.
+        """
+        steps: list[str] = []
+        self.uncut.media.listen(steps.append)
+        self._once(self.uncut)
+        self.uncut.media.listen(lambda step: None)
+        for number in range(len(steps)):
+            device = self.start.clone()
+            _Fault(fault, number, lasting).into(device.media)
+            with suppress(KeyboardInterrupt):
+                self._once(device)
+            device.media.listen(lambda step: None)
+            story = f"{fault!r} at {steps[number]}"
+            self._check(device, story)
+            after = reboot(device)
+            self._judge(after.media, story)
+            self._check(after, f"{story}, started")
+            # The service goes on without a record that cannot be written; what it would have said is lost then.
+            explained = not lasting and not (self.scenario.starts and isinstance(fault, OSError))
+            self._attempt(after, service=True, story=f"{story}, again", record=False, judge=explained)
+        return len(steps)
+
+    def _once(self, device: Device) -> int:
+        if self.scenario.starts:
+            device.service()
+        return exit_code(lambda: self.scenario.command(device))
+
+    def _attempt(self, device: Device, *, service: bool, story: str, record: bool = True, judge: bool = True) -> list[Snapshot]:
         """Run the service's start (if wanted) and the command; judge the end; return the media before every step and at the end."""
         shots: list[Snapshot] = []
         if record:
@@ -117,7 +189,7 @@ class _Explorer:
         device.media.listen(lambda step: None)
         self.tally.runs += 1
         self.tally.codes[code] += 1
-        problem = self.scenario.goal(device, code, self.uncut)
+        problem = self.scenario.goal(device, code, self.uncut) if judge else ""
         if problem:
             raise Violation(f"{self.scenario.name}: {story}: exit {code}: {problem}")
         self._check(device, f"{story}, at its end")
@@ -233,7 +305,7 @@ class _Explorer:
             return
         found = content[attempt.slot]
         # A slot that was destroyed since was confirmed all the same.
-        whole = attempt.slot not in self.start.loads or found is not None and (not attempt.bundle or found.bundle == attempt.bundle)
+        whole = attempt.slot not in self.start.loads or (found is not None and attempt.bundle in ("", found.bundle))
         if attempt.phase in (Phase.WRITTEN, Phase.ARMED, Phase.CONFIRMED) and not whole:
             yield f"the attempt on slot {attempt.slot} is {attempt.phase.value} and the slot does not hold it; "
         if attempt.phase is Phase.REVERTED and attempt.slot not in self.scenario.reverts:

@@ -224,8 +224,9 @@ class Media:
 
     def listen(self, on_event: OnEvent) -> None:
         """Call before every change and every flush; the listener may raise."""
-        for part in (self.env, *self.slots.values(), self.files):
-            part.on_event = on_event
+        for disk in (self.env, *self.slots.values()):
+            disk.on_event = on_event
+        self.files.on_event = on_event
 
     def clone(self) -> Media:
         """An independent copy, cache and all."""
@@ -274,7 +275,7 @@ def _picks(choices: list[int]) -> Iterator[tuple[int, ...]]:
     for at, count in enumerate(choices):
         found.add(whole[:at] + (0,) * (len(choices) - at))
         found |= {whole[:at] + (pick,) + (0,) * (len(choices) - at - 1) for pick in range(1, count)}
-        found |= {whole[:at] + (pick,) + whole[at + 1 :] for pick in range(count - 1)}
+        found |= {(*whole[:at], pick, *whole[at + 1 :]) for pick in range(count - 1)}
         found |= {(0,) * at + (pick,) + (0,) * (len(choices) - at - 1) for pick in range(1, count)}
     chance = random.Random(len(choices))
     tries = 0

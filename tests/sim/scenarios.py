@@ -8,7 +8,7 @@ from pathlib import Path
 
 from abupdate import machine
 from abupdate.model import Phase, Situation, SlotState
-from tests.sim.device import V1, V2, V3, Boot, Device, exit_code, new_device, power_up, reboot, slot_content
+from tests.sim.device import V1, V2, V3, Device, new_device, power_up, reboot, slot_content
 from tests.sim.explore import Scenario, summary
 
 FACTORY = frozenset({("A", "1.0")})
@@ -70,6 +70,12 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
 
         return prepare
 
+    def forgetful() -> Device:
+        """One block of slot B never keeps what is written to it, and no write fails."""
+        device = running()
+        device.media.slots["B"].deaf = frozenset({2})
+        return device
+
     def started() -> Device:
         return reboot(both_good())
 
@@ -78,6 +84,7 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
         Scenario("flash, both slots good", both_good, lambda d: d.flash(V3), _flashed("A", "3.0"), BOTH),
         Scenario("flash --no-activate", running, lambda d: d.flash(V2, activate=False), _same, FACTORY),
         Scenario("flash over a written slot", written, lambda d: d.flash(V3), _flashed("B", "3.0"), FACTORY),
+        Scenario("flash, medium loses a block", forgetful, lambda d: d.flash(V2), _refused, FACTORY),
         Scenario("activate", written, Device.activate, _flashed("B", "2.0"), FACTORY),
         Scenario("confirm", on_trial, Device.confirm, _confirmed, FACTORY, confirms=frozenset({("B", "2.0")}), reverts=frozenset("B")),
         Scenario("revert, armed", armed, Device.revert, _back_on_a, FACTORY, reverts=frozenset("B")),
@@ -140,6 +147,11 @@ def _flashed(target: str, version: str) -> Callable[[Device, int, Device], str]:
         return _differs(device, uncut, counters=device.boot.settled)
 
     return goal
+
+
+def _refused(device: Device, code: int, uncut: Device) -> str:
+    boot = device.facts().boot
+    return "" if code == 1 and boot is not None and not boot.trial and "B" not in boot.order else f"exit {code}, {boot}"
 
 
 def _confirmed(device: Device, code: int, uncut: Device) -> str:
@@ -208,6 +220,3 @@ def _rebuilt(device: Device, code: int, uncut: Device) -> str:
     if facts.boot is None or facts.boot.order != (device.boot.slot,):
         return f"the store is not rebuilt: {facts.boot}"
     return _differs(device, uncut)
-
-
-__all__ = ["Boot", "exit_code", "scenarios", "states"]

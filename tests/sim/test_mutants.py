@@ -1,0 +1,123 @@
+"""Seeded bugs in a copy of the package: the crash simulator must find each one, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """old occurs exactly once in `file`; `scenario` is where the simulator must notice that it reads `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    scenario: str
+
+
+_WRITTEN = 'SaveRecord(written, f"slot {slot} is written and verified"),'
+_STEP_3 = "if slot in boot.order or boot.left.get(slot, 0) > 0 or boot.fresh or boot.order[:1] != (facts.booted,):"
+_ARM = '(CommitBoot(state, f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
+_CONFIRM = '(CommitBoot(state, f"slot {booted} is confirmed"), SaveRecord(record, f"slot {booted} is confirmed"))'
+_FALLBACK = 'steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"take slot {slot} out after its fallback"))'
+_STATEDIR, _DURABLE = "devices/statedir.py", "devices/durable.py"
+
+MUTANTS = (
+    Mutant(
+        "written before the write and its flush",
+        "machine.py",
+        f"        WriteSlot(slot),\n        ReadBack(slot),\n        {_WRITTEN}",
+        f"        {_WRITTEN}\n        WriteSlot(slot),\n        ReadBack(slot),",
+        "flash --no-activate",
+    ),
+    Mutant("step 3 dropped", "machine.py", _STEP_3, "if boot.fresh:", "flash, both slots good"),
+    Mutant(
+        "armed without read-back",
+        "machine.py",
+        "        ReadBack(slot),\n        SaveRecord(written",
+        "        SaveRecord(written",
+        "flash, medium loses a block",
+    ),
+    Mutant(
+        "commit in two writes",
+        "operations/board.py",
+        "board.store.commit(step.state)",
+        "board.store.commit(replace(step.state, trial=None)); board.store.commit(step.state)",
+        "activate",
+    ),
+    Mutant("record before the store at arming", "machine.py", f"return {_ARM}", f"return {_ARM}[::-1]", "activate"),
+    Mutant("no boot id before arming", "machine.py", "if written != facts.record:", "if False:", "activate"),
+    Mutant("record before the store at confirm", "machine.py", f"return {_CONFIRM}", f"return {_CONFIRM}[::-1]", "confirm"),
+    Mutant("store before the reason at a fallback", "machine.py", _FALLBACK, _FALLBACK.replace("append(", "insert(0, "), "service, after"),
+    Mutant(
+        "file not flushed", _DURABLE, "            files.fsync(descriptor)\n        finally", "            pass\n        finally", "confirm"
+    ),
+    Mutant("folder not flushed", _DURABLE, "raise\n    sync_folder(path.parent, files)", "raise", "confirm"),
+    Mutant("folders not flushed after a kill", _STATEDIR, "            self._sync_names()\n", "", "revert, armed"),
+    Mutant(
+        "overwrites the copy that counts",
+        "bootloaders/uboot.py",
+        "target = 1 - loaded.current if len(loaded.areas) == 2 else 0",
+        "target = loaded.current",
+        "activate",
+    ),
+    Mutant(
+        "older copy counts", "formats/ubootenv.py", "return 1 if second > first else 0", "return 0 if second > first else 1", "activate"
+    ),
+    Mutant(
+        "counts a fallback in the boot that armed it",
+        "machine.py",
+        '"this boot" if attempt.boot_id == facts.boot_id else "another boot"',
+        '"another boot"',
+        "activate",
+    ),
+)
+# What the design names; the others run with everything.
+_NAMED = frozenset(mutant.name for mutant in MUTANTS[:4])
+
+
+def _params() -> list[object]:
+    return [pytest.param(m, id=m.name, marks=() if m.name in _NAMED else pytest.mark.slow) for m in MUTANTS]
+
+
+def _simulate(folder: Path, scenario: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-m", "tests.sim", "--depth", "1", scenario]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize("mutant", _params())
+def test_a_seeded_bug_is_found(mutant: Mutant, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "abupdate", tmp_path / "abupdate", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    path = tmp_path / "abupdate" / mutant.file
+    text = path.read_text()
+    assert text.count(mutant.old) == 1, "the code has changed: this mutant needs a new place"
+    text = text.replace(mutant.old, mutant.new)
+    if "replace(step" in mutant.new:
+        text = text.replace("from dataclasses import dataclass, field", "from dataclasses import dataclass, field, replace")
+    path.write_text(text)
+    done = _simulate(tmp_path, mutant.scenario)
+    assert f"# {tmp_path}/abupdate/__init__.py" in done.stdout
+    assert "VIOLATION" in done.stdout, f"not found:\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 1
+
+
+def test_the_unchanged_code_passes_the_same_way(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "abupdate", tmp_path / "abupdate", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    done = _simulate(tmp_path, "activate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "VIOLATION" not in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(" 0")
