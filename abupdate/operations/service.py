@@ -131,15 +131,15 @@ class Service:
                 facts = settle(board)
                 perform(board, machine.decide(facts, machine.Start()))
                 self._settled = True
+                # Not where it failed: what nobody has dealt with must not look as if somebody had.
+                with contextlib.suppress(OSError):
+                    board.boot.mark_settled()
         except Busy:
             # A flash that outlived the service holds the lock; this boot's outcome is dealt with when it has ended.
             log.info("another abupdate is at work; settling later")
         except AbupdateError as error:
             self._complain(f"{error.message} ({error.hint})")
             self._settled = not isinstance(error, StoreUnreadable)
-        if self._settled:
-            with contextlib.suppress(OSError):
-                board.boot.mark_settled()
         return self._look()
 
     def _look(self) -> Facts | None:
