@@ -58,9 +58,8 @@ def _must_be_confirmed(device: Abupdate) -> None:
 
 def _report(samples: dict[str, list[Sample]]) -> int:
     bare = median(samples["python -c pass"]).wall_s
-    print(
-        f"{os.cpu_count()} processors, Python {sys.version.split()[0]}, {len(samples['status'])} runs of each, load average {os.getloadavg()[0]:.1f}"
-    )
+    machine = f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}"
+    print(f"{machine}; {len(samples['status'])} runs of each")
     print(f"{'':16}{'wall ms':>9}{'(range s)':>12}{'cpu ms':>8}{'peak MiB':>10}{'over bare ms':>14}")
     met = True
     for name, runs in samples.items():
