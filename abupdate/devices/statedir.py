@@ -16,6 +16,7 @@ from abupdate.model import Record
 _COPIES = ("record.0", "record.1")
 _MAX_HEAD_BYTES = 65 << 20
 _PIECE_BYTES = 1 << 20
+_LAST_SEQUENCE = (1 << 64) - 1
 _RETRY_S = 0.1
 
 
@@ -95,7 +96,7 @@ class StateDir:
         """See ports.StateStore. Both copies, one after the other: a cut leaves at least one whole record, old or new."""
         try:
             self._make()
-            data = encode(record, 1 + max(self._sequence(name) for name in _COPIES))
+            data = encode(record, min(1 + max(self._sequence(name) for name in _COPIES), _LAST_SEQUENCE))
             for name in _COPIES:
                 self._keep_unknown(name)
                 replace(self._path / name, data, files=self._files)

@@ -27,7 +27,7 @@ class RecordDamaged(Failed):
 
 
 class RecordUnknown(Failed):
-    """A whole record of a major version that this program does not know: treated as lost, the file is kept.
+    """A whole record that this program does not understand (another major version, or a value it does not know): treated as lost, kept.
 
     `floor` is the one field that every version writes and reads; 0 where it cannot be found.
     """
@@ -54,7 +54,7 @@ def encode(record: Record, sequence: int) -> bytes:
 
 
 def decode(data: bytes) -> tuple[int, Record]:
-    """Framed bytes -> (sequence, Record). Raises RecordDamaged, or RecordUnknown for another major version."""
+    """Framed bytes -> (sequence, Record). Raises RecordDamaged, or RecordUnknown for what another version wrote."""
     if len(data) < _HEAD.size + _CRC.size:
         raise RecordDamaged("record is too short")
     magic, major, reserved, sequence, length = _HEAD.unpack_from(data)
@@ -67,7 +67,8 @@ def decode(data: bytes) -> tuple[int, Record]:
     try:
         return sequence, _record_in(json.loads(data[_HEAD.size : -_CRC.size]))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise RecordDamaged("record does not read") from error
+        # The checksum is right, so nothing is damaged: its floor still counts.
+        raise RecordUnknown(major, sequence, _floor_of(data[_HEAD.size : -_CRC.size])) from error
 
 
 def _floor_of(payload: bytes) -> int:
