@@ -14,6 +14,8 @@ from typing import NoReturn, TextIO
 
 from abupdate.errors import AbupdateError, Failed
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Interrupted(Failed):
     """SIGINT or SIGTERM ended the operation."""
@@ -21,13 +23,25 @@ class Interrupted(Failed):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code of the CLI contract."""
+    arguments = sys.argv[1:] if argv is None else argv
     _mend_streams()
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
+        try:
+            for number in _SIGNALS:
+                signal.signal(number, _interrupt)
+            code = _run(arguments)
+            _deafen()
+        except Interrupted as error:
+            # Between the end of the verb, good or bad, and the first word about it.
+            code = _report(error, json_wanted="--json" in arguments, verbose=0)
+        return _flushed(code)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _flushed(code: int) -> int:
     # What is still buffered must fail here: at the interpreter's end it would change the exit code and print a traceback.
     problem = _flush(sys.stdout)
     if isinstance(problem, OSError) and not isinstance(problem, BrokenPipeError):
@@ -68,11 +82,19 @@ def _log(verbose: int, *, quiet: bool) -> None:
     logging.basicConfig(level=level, format="abupdate: %(message)s", stream=sys.stderr)
 
 
+def _deafen() -> None:
+    """A second signal must not cut short the clean-up after the first, or the report."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _deafen()
     raise Interrupted(f"interrupted by {signal.Signals(number).name}", "the same command again goes on where this one ended")
 
 
 def _report(error: AbupdateError, *, json_wanted: bool, verbose: int, cause: BaseException | None = None) -> int:
+    _deafen()
     if verbose >= 2:
         import traceback
 

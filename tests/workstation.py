@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,15 +81,12 @@ class Snapshot:
 def call(*argv: str | Path) -> Result:
     """Run the command line in this process."""
     out, err = io.StringIO(), io.StringIO()
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     handlers = list(logging.getLogger().handlers)
     try:
         with redirect_stdout(out), redirect_stderr(err):
             code = main([str(part) for part in argv])
     finally:
         logging.getLogger().handlers[:] = handlers
-        for number, handler in signals.items():
-            signal.signal(number, handler)
     return Result(code, out.getvalue(), err.getvalue())
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
 import pytest
 
-from tests.workstation import Kit, Workstation
+from tests.workstation import Kit, Workstation, environ
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGKILL]
 
@@ -77,28 +81,58 @@ def test_a_signal_before_the_manifest_is_there(workstation: Workstation, kit: Ki
     workstation.ok("flash", kit["v1"])
 
 
+def killed_at(workstation: Workstation, bundle: Path, moment: int) -> int:
+    """Flash in a child process that kills itself at the moment-th Python call; returns how many it made (0: killed)."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        calls = 0
+
+        def count(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
+        try:
+            workstation.run("flash", bundle)
+        finally:
+            sys.setprofile(None)
+            os.write(writing, str(calls).encode())
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as report:
+        said = report.read()
+    os.waitpid(child, 0)
+    return int(said or 0)
+
+
 def test_kill_at_many_moments(workstation: Workstation, kit: Kit) -> None:
-    """Wherever it was: the running slot is first and good, and flash, or revert and flash, finishes."""
+    """Wherever it was: the running slot is first and good, armed means whole, and the next flash finishes the job."""
+    total = killed_at(workstation, kit["v1"], -1)
+    assert total > 1000
+    workstation.ok("revert")
     seen: set[str] = set()
-    for step in range(12):
-        with workstation.start("flash", kit["v1"], "--max-rate", "2M") as process:
-            try:
-                process.wait(0.16 + 0.03 * step)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    for step in range(30):
+        bundle = ("v1", "v2")[step % 2]
+        killed_at(workstation, kit[bundle], total * (step + 1) // 30 - 5)
         document = workstation.status()
-        seen.add(document["slots"]["B"]["state"])
         printed = workstation.printed()
+        assert document["slots"]["A"]["state"] == "confirmed"
         if document["trial"]:
+            seen.add("armed")
             assert printed["BOOT_ORDER"] == "B A"
-            assert workstation.holds("B", "v1"), "armed means whole"
+            assert workstation.holds("B", bundle)
             workstation.ok("revert")
         else:
+            seen.add(document["slots"]["B"]["state"])
             assert document["primary"] == "A"
-            assert document["slots"]["A"]["state"] == "confirmed"
-    workstation.ok("flash", kit["v2"])
-    assert workstation.holds("B", "v2")
-    assert seen & {"writing", "written", "trial"}, seen
+            assert printed["BOOT_ORDER"] == "A"
+            assert printed["BOOT_B_LEFT"] == "0"
+    workstation.ok("flash", kit["v3"])
+    assert workstation.holds("B", "v3")
+    assert {"writing", "written", "armed"} <= seen
 
 
 def test_a_second_signal_does_not_cut_the_clean_up_short(workstation: Workstation, kit: Kit) -> None:
@@ -111,3 +145,24 @@ def test_a_second_signal_does_not_cut_the_clean_up_short(workstation: Workstatio
     assert "Traceback" not in err
     assert workstation.slot_state("B") == "writing"
     workstation.ok("flash", kit["v1"])
+
+
+@pytest.mark.parametrize("where", ["_report", "_flushed"])
+def test_a_signal_in_the_last_moment_makes_no_traceback(workstation: Workstation, where: str) -> None:
+    """It comes while the verb's end is being reported; the code is the verb's own."""
+    program = (
+        "import os, signal, sys\n"
+        "import abupdate.__main__ as entry\n"
+        f"real = entry.{where}\n"
+        "def signalled(*argv, **named):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return real(*argv, **named)\n"
+        f"entry.{where} = signalled\n"
+        "sys.exit(entry.main(sys.argv[1:]))\n"
+    )
+    argv = [sys.executable, "-c", program, "-c", str(workstation.config), "--json", "confirm"]
+    done = subprocess.run(argv, env=environ(), capture_output=True, text=True, timeout=30, check=False)
+    assert "Traceback" not in done.stderr
+    document = json.loads(done.stdout)
+    assert done.returncode == document["exit_code"]
+    assert done.returncode == (1 if where == "_report" else 4)
