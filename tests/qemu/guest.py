@@ -49,9 +49,10 @@ def boots_seen(device: Device, since: int = 0) -> list[str]:
 def settled_environment(device: Device) -> dict[str, str]:
     """The environment once nothing is on trial any more and the running slot has all its boots."""
 
+    slot = device.check("sed 's/.*abupdate.slot=//; s/ .*//' /proc/cmdline")
+
     def settled() -> dict[str, str]:
         values = device.environment()
-        slot = device.status()["booted"]
         full = int(values.get("BOOT_BUDGET", "a"), 16)
         return values if "BOOT_TRIAL" not in values and int(values[f"BOOT_{slot}_LEFT"], 16) == full else {}
 
