@@ -11,6 +11,8 @@ from abupdate.log import log
 from abupdate.model import BootState, CommitBoot, Facts, RebuildBoot, SaveRecord, SlotRecord, Step, TrialPolicy
 from abupdate.ports import Bootloader, StateStore, ThisBoot
 
+# How long a verb waits for the lock: the service holds it for a moment at its start, which is when people type.
+LOCK_WAIT_S = 5.0
 _MAX_SETTLING = 8
 
 

@@ -9,7 +9,7 @@ from enum import Enum
 from abupdate import machine
 from abupdate.errors import AbupdateError
 from abupdate.model import BootState, CommitBoot, Facts, RebuildBoot, SaveRecord, Situation, Step
-from abupdate.operations.board import Board, observe, perform
+from abupdate.operations.board import LOCK_WAIT_S, Board, observe, perform
 
 
 class Grade(Enum):
@@ -102,7 +102,7 @@ def _shown(state: BootState) -> str:
 def fix(board: Board, show: Callable[[str], None]) -> int:
     """Show and perform the repairs; returns how many steps were done. Raises Busy, Failed."""
     done = 0
-    with board.state.lock():
+    with board.state.lock(LOCK_WAIT_S):
         for _ in range(4):
             steps = repairs(observe(board, readable=False))
             if not steps:

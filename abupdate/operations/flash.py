@@ -9,7 +9,7 @@ from abupdate import machine
 from abupdate.errors import AbupdateError, ConfigError, NothingToDo, Refused
 from abupdate.log import log
 from abupdate.model import Facts, ReadBack, SaveHead, SlotState, Step, WriteSlot
-from abupdate.operations.board import Board, carry_out, observe, perform, settle
+from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out, observe, perform, settle
 from abupdate.ports import OpenBundle, Progress, SlotContents
 
 
@@ -36,7 +36,7 @@ def flash(
     open_bundle: reads and checks the manifest (raises Refused, Failed). Raises every error of the CLI contract; after a failure the
     running slot is first and good, and the target cannot boot where anything was written.
     """
-    with board.state.lock():
+    with board.state.lock(LOCK_WAIT_S):
         if board.tears:
             raise ConfigError(board.tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
         facts = settle(board)
@@ -72,7 +72,7 @@ def activate(board: Board, contents: SlotContents, check_head: Callable[[bytes],
 
     check_head: verifies a stored head's signatures and device, returns its bundle id in hex. slot: None is the spare one.
     """
-    with board.state.lock():
+    with board.state.lock(LOCK_WAIT_S):
         if board.tears:
             raise ConfigError(board.tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
         facts = settle(board)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from abupdate import machine
 from abupdate.errors import Failed
 from abupdate.model import Facts, SlotState
-from abupdate.operations.board import Board, carry_out
+from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Verdict:
     reboot_needed: bool
 
 
-def confirm(board: Board, wait_s: float = 0.0) -> Verdict:
+def confirm(board: Board, wait_s: float = LOCK_WAIT_S) -> Verdict:
     """Keep the slot that runs on trial. Raises NothingToDo, Refused (another slot is on trial), Failed where the store does not show it."""
     with board.state.lock(wait_s):
         facts = carry_out(board, machine.Confirm())
@@ -28,7 +28,7 @@ def confirm(board: Board, wait_s: float = 0.0) -> Verdict:
     return _verdict(facts)
 
 
-def revert(board: Board, reason: str, wait_s: float = 0.0, *, on_trial_only: bool = False) -> Verdict:
+def revert(board: Board, reason: str, wait_s: float = LOCK_WAIT_S, *, on_trial_only: bool = False) -> Verdict:
     """Go back: cancel an armed trial, end a running one, or make the other good slot first. Raises NothingToDo, Refused (floor)."""
     with board.state.lock(wait_s):
         return _verdict(carry_out(board, machine.Revert(reason, on_trial_only)))
