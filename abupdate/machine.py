@@ -113,13 +113,14 @@ Request = Write | Activate | Confirm | Revert | Start
 
 
 def effective(facts: Facts) -> BootState | None:
-    """The store's state; on a board that abupdate never ran on, the booted slot is confirmed and the others hold nothing."""
+    """The store's state; where it tells nothing (a board that abupdate never wrote to, an order that names none of our slots and no
+    trial), the booted slot is confirmed and the others hold nothing."""
     boot = facts.boot
-    if boot is None or not boot.fresh:
+    if boot is None or not (boot.fresh or (not boot.order and boot.trial is None)):
         return boot
     left = {slot: boot.left.get(slot, 0) if slot == facts.booted else 0 for slot in facts.slots}
     left[facts.booted] = left[facts.booted] or _full(facts)
-    return replace(boot, order=(facts.booted,), left=left, trial=None)
+    return replace(boot, order=(facts.booted,), left=left, trial=None, fresh=True)
 
 
 def _full(facts: Facts) -> int:
