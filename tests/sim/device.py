@@ -105,8 +105,10 @@ class Slots:
         """See ports.SlotContents."""
         assert slot not in self._claimed
         self._claimed.add(slot)
-        yield
-        self._claimed.discard(slot)
+        try:
+            yield
+        finally:
+            self._claimed.discard(slot)
 
     def fits(self, slot: str, manifest: Manifest) -> None:
         """See ports.SlotContents."""
