@@ -52,6 +52,7 @@ VARIANTS = (
     Variant("v1", "1.0.0", 10, "what slot A holds from the factory"),
     Variant("v2", "2.0.0", 20, "a good update"),
     Variant("v3", "3.0.0", 30, "one more good update"),
+    Variant("petter", "3.0.0", 30, "good, with a watchdog that the initramfs must keep petting", initramfs_fault="petter"),
     Variant("old", "0.9.0", 5, "a lower security counter than 1.0.0"),
     Variant("other-device", "2.0.0", 20, "for another kind of device", compatible="abu-other"),
     Variant("unsigned", "2.0.0", 20, "without any signature", signed=False),

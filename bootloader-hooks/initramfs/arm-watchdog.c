@@ -37,12 +37,12 @@ static void pause_ms(long ms)
 		;
 }
 
-static long now_s(void)
+static long long now_ms(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_BOOTTIME, &t);
-	return (long)t.tv_sec;
+	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
 }
 
 /* The driver may just have been loaded: its node appears a moment later. */
@@ -78,13 +78,13 @@ static int stops_on_close(const char *name, const struct watchdog_info *info)
 }
 
 /* Pets by opening and closing, so that the service can take the device at any moment; EBUSY means that it has.
- * The last pet lies so that the hardware fires no later than deadline_s. dir_fd keeps devtmpfs reachable after
+ * The last pet lies so that the hardware fires no later than deadline_ms. dir_fd keeps devtmpfs reachable after
  * switch_root has emptied the folder that this process knows as /dev. */
-static void pet_until(int dir_fd, const char *name, long granted_s, long deadline_s)
+static void pet_until(int dir_fd, const char *name, long granted_s, long long deadline_ms)
 {
 	long step_ms = granted_s * 1000 / 3;
 
-	while (now_s() + granted_s <= deadline_s) {
+	while (now_ms() + granted_s * 1000 <= deadline_ms) {
 		int fd = openat(dir_fd, name, O_WRONLY | O_CLOEXEC);
 
 		if (fd < 0 && errno == EBUSY)
@@ -97,7 +97,7 @@ static void pet_until(int dir_fd, const char *name, long granted_s, long deadlin
 	}
 }
 
-static void leave_petter(char *argv0, const char *device, long granted_s, long deadline_s)
+static void leave_petter(char *argv0, const char *device, long granted_s, long long deadline_ms)
 {
 	char dir[128];
 	const char *name = strrchr(device, '/');
@@ -113,7 +113,7 @@ static void leave_petter(char *argv0, const char *device, long granted_s, long d
 	for (int fd = 0; fd < 3 && null_fd >= 0; fd++)
 		dup2(null_fd, fd);
 	if (dir_fd >= 0)
-		pet_until(dir_fd, name + 1, granted_s, deadline_s);
+		pet_until(dir_fd, name + 1, granted_s, deadline_ms);
 	_exit(0);
 }
 
@@ -121,7 +121,8 @@ int main(int argc, char **argv)
 {
 	const char *device = "/dev/watchdog0", *text, *name;
 	struct watchdog_info info;
-	long wanted_s, start_s;
+	long wanted_s;
+	long long start_ms;
 	int fd, granted_s = 0, value, options = WDIOS_ENABLECARD;
 	char *end;
 
@@ -141,7 +142,7 @@ int main(int argc, char **argv)
 	fd = open_device(device);
 	if (fd < 0)
 		return fail("cannot open", device);
-	start_s = now_s();
+	start_ms = now_ms();
 	memset(&info, 0, sizeof(info));
 	ioctl(fd, WDIOC_GETSUPPORT, &info);
 	value = (int)wanted_s;
@@ -159,7 +160,7 @@ int main(int argc, char **argv)
 		return 3;
 	}
 	if (granted_s < wanted_s)
-		leave_petter(argv[0], device, granted_s, start_s + wanted_s);
+		leave_petter(argv[0], device, granted_s, start_ms + wanted_s * 1000LL);
 	printf("arm-watchdog: %s: %.32s armed, %d s of %ld s%s\n", device, info.identity, granted_s, wanted_s,
 	       granted_s < wanted_s ? ", petted for the rest" : "");
 	return 0;

@@ -45,6 +45,17 @@ def test_service_that_keeps_the_watchdog_is_not_reset(device: Device) -> None:
     assert device.status()["trial"]["slot"] == "B"
 
 
+def test_petter_of_the_initramfs_outlives_switch_root_and_gives_way_to_the_service(device: Device) -> None:
+    flash(device, "petter")
+    assert device.reboot().version == "3.0.0"
+    left = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c '^@bin/arm-watchdog'"
+    seen_after_switch_root = device.run(left).output
+    service_pets(device)
+    until("the petter has seen that the service has the device", lambda: device.run(left).output == "0", 30)
+    assert seen_after_switch_root == "1"
+    assert device.watchdog_resets == 0
+
+
 def test_agent_that_crashes_in_a_loop_on_a_confirmed_slot_never_reboots_it(device: Device) -> None:
     device.check("echo crash-service >/data/abu-fault && sync")
     assert device.reboot().slot == "A"
