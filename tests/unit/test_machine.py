@@ -615,7 +615,7 @@ requests = (
     | st.builds(Revert, st.just("ordered"), st.booleans())
     | st.just(Start())
 )
-MANY = settings(max_examples=400, deadline=None)
+MANY = settings(max_examples=200, deadline=None)
 
 
 def outcome(call: Callable[[], object]) -> tuple[int, str]:

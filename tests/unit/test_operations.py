@@ -146,7 +146,12 @@ def test_activate_refuses_what_fell_below_the_floor_meanwhile(device: Device) ->
 
 def test_one_verb_at_a_time(device: Device) -> None:
     with device.board().state.lock():
-        verbs: tuple[Callable[[], None], ...] = (lambda: device.flash(V2), device.activate, device.confirm, device.revert)
+        verbs: tuple[Callable[[], None], ...] = (
+            lambda: device.flash(V2),
+            device.activate,
+            lambda: print(verdict.confirm(device.board(), 0.0)),
+            lambda: print(verdict.revert(device.board(), "why", 0.0)),
+        )
         for verb in verbs:
             with pytest.raises(Busy, match="another abupdate is at work"):
                 verb()
