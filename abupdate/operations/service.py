@@ -193,7 +193,7 @@ class Service:
         end_s = boot.boottime_s() + _CONFIRM_TRIES_S
         while True:
             try:
-                verdict.confirm(self._board)
+                verdict.confirm(self._board, 0.0)
                 return ""
             except AbupdateError as error:
                 facts = self._look()
