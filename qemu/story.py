@@ -49,7 +49,7 @@ class Story:
     def flash(self, bundle: str) -> None:
         """`abupdate flash` in the guest, its progress bar shown as it is drawn."""
         device = self.device
-        device.console.mirror = show_bar
+        device.console.mirror = Bar()
         try:
             said = device.check(f"abupdate flash --progress bar /bundles/{bundle}.abu", 180)
         finally:
@@ -57,10 +57,20 @@ class Story:
         print(f"     {said.splitlines()[-1].strip()}", flush=True)
 
 
-def show_bar(data: bytes) -> None:
-    """Only the bar out of what the console says."""
-    for piece in re.findall(rb"\r +\w+ \[[#.]+\] +\d+% of \d+ MiB\r?\n?", data):
-        os.write(1, piece.replace(b"\r\n", b"\n"))
+class Bar:
+    """Shows only the progress bar out of what the console says; a bar may arrive in pieces."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        """More of what the console says."""
+        self._rest += data
+        end = 0
+        for match in re.finditer(rb"\r *(\w+ \[[#.]+\] +\d+% of \d+ MiB)(\r?\n)?", self._rest):
+            end = match.end()
+            os.write(1, b"\r  %-72s" % match.group(1) + (b"\n" if match.group(2) else b""))
+        self._rest = self._rest[end:][-200:]
 
 
 def expect(what: str, seen: object, wanted: object) -> None:
