@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import zlib
 
 import pytest
 
 from abupdate.devices import power
+from abupdate.devices.statedir import StateDir
 from tests.workstation import Kit, Workstation
 
 
@@ -104,7 +106,10 @@ def test_a_second_update_during_a_trial_is_busy(workstation: Workstation, kit: K
     assert workstation.snapshot() == before
 
 
-def test_two_flashes_at_once(workstation: Workstation, kit: Kit) -> None:
+def test_two_flashes_at_once(workstation: Workstation, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = StateDir.lock
+    # The verbs' patience with the lock, five times over, would be most of this file's time.
+    monkeypatch.setattr(StateDir, "lock", lambda state, wait_s=0.0: real(state, min(wait_s, 0.1)))
     data = kit["v1"].read_bytes()
     with workstation.start("--json", "flash", "-", "--progress", "json", stdin=subprocess.PIPE) as first:
         assert first.stdin
@@ -125,6 +130,17 @@ def test_two_flashes_at_once(workstation: Workstation, kit: Kit) -> None:
         assert json.loads(first.stdout.read())["version"] == "1.0"
         assert first.wait(30) == 0
     assert workstation.holds("B", "v1")
+
+
+def test_a_flash_waits_a_moment_for_the_lock(workstation: Workstation, kit: Kit) -> None:
+    """The service holds it at its start, which is when people type."""
+    program = "import fcntl,sys,time;f=open(sys.argv[1],'w');fcntl.flock(f,fcntl.LOCK_EX);print('held',flush=True);time.sleep(0.5)"
+    workstation.state.mkdir(mode=0o700)
+    with subprocess.Popen([sys.executable, "-c", program, workstation.state / "lock"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        workstation.ok("flash", kit["v1"])
+        assert holder.wait(10) == 0
 
 
 def test_the_bundle_that_the_confirmed_slot_holds(workstation: Workstation, kit: Kit) -> None:
