@@ -15,8 +15,9 @@ The situation is the first row that matches (`-` matches anything):
 | 9 | valid      | none          | this boot     | -             | behind               | reboot-pending |
 | 10 | valid     | none          | -             | -             | behind               | fell-through   |
 
-"attempt" is the record's attempt to update the trial slot (rows 2 to 6), or the last ordered switch (rows 7 to 10). Row 2 stands
-before the boot ids because the slot that runs is the stronger fact. Row 8: the running slot was taken out, so it never boots again.
+"attempt" is the record's attempt to update the trial slot (rows 2 to 6), or the last ordered switch (rows 7 to 10; every change of
+the order after the service has settled this boot is one). Row 2 stands before the boot ids because the slot that runs is the
+stronger fact. Row 8: the running slot was taken out, so it never boots again.
 `steady` covers a confirmed slot, a fresh board and an interrupted write alike: what to do with them does not differ.
 """
 
@@ -139,6 +140,9 @@ def observation(facts: Facts) -> tuple[str, str, str, str, str]:
     whose = "nobody" if attempt is None or not relevant else "this boot" if attempt.boot_id == facts.boot_id else "another boot"
     tries = "left" if boot.trial is not None and boot.left.get(boot.trial, 0) > 0 else "used up"
     order = "absent" if facts.booted not in boot.order else "first" if boot.order[0] == facts.booted else "behind"
+    if boot.trial is None and facts.settled:
+        # The service has put this boot's slot first already, so whoever changed that since (fw_setenv) meant it.
+        whose = "this boot"
     return ("valid", trial, whose, tries, order)
 
 
@@ -157,7 +161,7 @@ def slot_states(facts: Facts) -> Mapping[str, SlotState]:
     record = base_record(facts)
     where = situation(facts)
     # Until the service has dealt with it, a slot that the boot side passed over still has its place and its boots.
-    skipped = _passed_over(facts, boot) if where is Situation.FELL_THROUGH and not facts.settled else ()
+    skipped = _passed_over(facts, boot) if where is Situation.FELL_THROUGH else ()
     states: dict[str, SlotState] = {}
     for slot in facts.slots:
         known = record.slots.get(slot)
@@ -274,7 +278,7 @@ def settle(facts: Facts) -> tuple[Step, ...]:
     where = situation(facts)
     if where is Situation.FELL_BACK:
         return _clean_up_fallback(facts, boot)
-    if where is Situation.FELL_THROUGH and not facts.settled:
+    if where is Situation.FELL_THROUGH:
         return _clean_up_fall_through(facts, boot)
     attempt = facts.record.attempt if facts.record else None
     if facts.record is None or attempt is None or boot.trial is not None:

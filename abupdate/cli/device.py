@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from abupdate import wiring
 from abupdate.cli.output import say
@@ -57,8 +59,9 @@ def flash(options: Namespace) -> int:
         done = operation.flash(board, contents, lambda: Bundle(source, check), report, activate=not options.no_activate)
     document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": done.armed, "reboot_needed": done.armed}
     after = "reboot needed: it boots next, on trial" if done.armed else "not activated: `abupdate activate` lets it boot"
-    say(options, document, f"version {done.version} is written to slot {done.slot} and verified; {after}")
-    return _reboot(options) if options.reboot and done.armed else 0
+    with _then_reboot(wanted=options.reboot and done.armed):
+        say(options, document, f"version {done.version} is written to slot {done.slot} and verified; {after}")
+    return 0
 
 
 def activate(options: Namespace) -> int:
@@ -98,8 +101,10 @@ def revert(options: Namespace) -> int:
 
     done = verdict.revert(wiring.tolerant(load(options.config)), "ordered by the operator")
     after = "reboot needed" if done.reboot_needed else "it goes on running"
-    say(options, {"slot": done.slot, "version": done.version, "reboot_needed": done.reboot_needed}, f"slot {done.slot} boots next; {after}")
-    return _reboot(options) if options.reboot and done.reboot_needed else 0
+    document = {"slot": done.slot, "version": done.version, "reboot_needed": done.reboot_needed}
+    with _then_reboot(wanted=options.reboot and done.reboot_needed):
+        say(options, document, f"slot {done.slot} boots next; {after}")
+    return 0
 
 
 def verify(options: Namespace) -> int:
@@ -121,8 +126,13 @@ def verify(options: Namespace) -> int:
     return 0
 
 
-def _reboot(options: Namespace) -> int:
-    from abupdate.devices.power import reboot
+@contextmanager
+def _then_reboot(*, wanted: bool) -> Iterator[None]:
+    """Order the reboot that was asked for, also where nobody listens to what is said before it."""
+    try:
+        yield
+    finally:
+        if wanted:
+            from abupdate.devices.power import reboot
 
-    reboot()
-    return 0
+            reboot()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from abupdate import machine
-from abupdate.errors import ConfigError, Failed, NothingToDo
+from abupdate.errors import ConfigError, Failed, NothingToDo, Refused
 from abupdate.operations.board import Board, observe
 from abupdate.ports import Progress, SlotContents
 
@@ -26,7 +26,7 @@ def verify(
     """Read the slot (None: every slot that holds a known bundle) from the medium and compare.
 
     writable: whether a slot is mounted read-write, so that a difference is no surprise. Raises Failed at a difference,
-    NothingToDo where nothing is known of the content, ConfigError for an unknown slot.
+    NothingToDo where nothing is known of the content, Refused for a damaged manifest, ConfigError for an unknown slot.
     """
     facts = observe(board)
     if slot is not None and slot not in board.slots:
@@ -40,6 +40,8 @@ def verify(
         head = board.state.load_head(name)
         known = record.slots.get(name)
         described = board.describe_head(head) if head else None
+        if head is not None and described is None:
+            raise Refused(f"the stored manifest of slot {name} is damaged", "flash the bundle again")
         if head is None or known is None or described is None or described.bundle != known.bundle:
             raise NothingToDo(f"nothing is known of what slot {name} should hold", "flash it first")
         try:
