@@ -271,6 +271,10 @@ class Device:
         """The bootloader's variables as fw_printenv shows them."""
         return dict(line.split("=", 1) for line in self.check("fw_printenv").splitlines() if "=" in line)
 
+    def booted(self) -> str:
+        """The slot that runs, as the boot hook told the kernel."""
+        return self.check("sed 's/.*abupdate.slot=//; s/ .*//' /proc/cmdline")
+
     def bootstatus(self) -> int:
         """The watchdog's boot status as the kernel read it (32: it reset the machine)."""
         return int(self.check("cat /sys/class/watchdog/watchdog0/bootstatus"))

@@ -79,12 +79,22 @@ def expect(what: str, seen: object, wanted: object) -> None:
         raise ConsoleError(f"{what}: {wanted!r} was expected, the device shows {seen!r}")
 
 
+def until_settled(device: Device) -> None:
+    """Wait until the service has given the running slot its boots back, and so is at work."""
+    deadline = time.monotonic() + 60
+    while len({device.environment()[name] for name in ("BOOT_BUDGET", f"BOOT_{device.booted()}_LEFT")}) != 1:
+        if time.monotonic() > deadline:
+            raise ConsoleError("the service does not refill the boots of the running slot")
+        time.sleep(0.5)
+
+
 def good_update(story: Story) -> None:
     """Version 1.0.0 on A becomes 2.0.0 on B and stays."""
     device = story.device
     with story.step("version 1.0.0 runs on slot A"):
         up = device.boot()
         expect("slot and version", (up.slot, up.version), ("A", "1.0.0"))
+        until_settled(device)
     with story.step("abupdate flash: 2.0.0 is written to slot B and verified while A runs"):
         story.flash("v2")
         expect("first in the boot order", device.status()["primary"], "B")
