@@ -97,9 +97,12 @@ class Service:
                 return 0
 
     def _serve(self) -> int:
-        # Before anything that could take long: it may be running since the boot side armed it.
-        self._wanted = self._hardware.hinted or self._hardware.always or self._hardware.running()
-        self._pet()
+        # Before anything that could take long: it may be running since the boot side armed it. One that runs because somebody
+        # else holds and pets it (systemd) is left to them.
+        self._wanted = self._hardware.hinted or self._hardware.always
+        if self._wanted or self._hardware.running():
+            self._try_watchdog()
+            self._wanted = self._wanted or self._watchdog is not None
         facts = self._start()
         on_trial = facts is not None and machine.situation(facts) is Situation.ON_TRIAL
         if facts is None and self._hardware.hinted:

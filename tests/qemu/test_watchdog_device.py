@@ -35,6 +35,8 @@ def device() -> Iterator[Device]:
     """A confirmed device whose service does not hold the watchdog."""
     with Device() as device:
         device.boot()
+        # At its start the service takes over a watchdog that runs and that nobody holds, as one left by a test would.
+        device.check("while [ ! -e /run/abupdate/settled ]; do sleep 0.2; done", 60)
         yield device
 
 

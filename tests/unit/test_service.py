@@ -544,6 +544,13 @@ def test_the_signal_handlers_are_put_back(bench: Bench) -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_a_watchdog_that_somebody_else_holds_on_a_confirmed_slot_is_left_to_them(bench: Bench) -> None:
+    bench.busy_opens = 1
+    bench.on_ready = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert bench.serve(running=True) == 0
+    assert bench.events == ["busy", "ready: watching", "stopping"]
+
+
 # ---- --trial without a trial
 
 
