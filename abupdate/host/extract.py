@@ -41,14 +41,14 @@ def extract(path: Path, folder: Path, check: Callable[[bundle.Signed], object] |
 
 def _extract_image(file: BinaryIO, head: bundle.Head, name: str, fd: int) -> None:
     decoder = Decoder()
-    start = head.signed.payload_offset(name)
+    start, codec = head.signed.payload_offset(name), head.signed.image(name).codec
     for chunk in head.tables.chunks(name):
         if chunk.zero:
             continue
         file.seek(start + chunk.stored_offset)
         stored = file.read(chunk.stored_size)
         try:
-            data = decoder.decode(chunk, stored)
+            data = decoder.plain(chunk, codec, stored)
         except Refused as error:
             raise Refused(f"image {name}: {error.message}", error.hint) from error
         pwrite_sparse(fd, data, chunk.offset)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from abupdate.devices.block import aligned_buffer
 from abupdate.errors import ConfigError, Failed, Refused
 from abupdate.formats.chunktable import MAX_CHUNK_BYTES
+from abupdate.formats.codec import Decoder
 from abupdate.model import Chunk, Image
 from abupdate.ports import SparseTarget, Target
-from abupdate.transfer.decode import Decoder
 
 # Slot bytes that a thread takes at once: large enough for efficient writes, small enough for a gateway's memory.
 BATCH_BYTES = 1 << 20

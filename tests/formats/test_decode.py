@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from abupdate.errors import Refused
 from abupdate.formats.chunktable import probe
+from abupdate.formats.codec import Decoder, check_frame
 from abupdate.model import Chunk, Codec
-from abupdate.transfer.decode import Decoder, check_frame
 
 TEXT = b"".join(b"line %d of the image\n" % n for n in range(20_000))
 NARROW = zstandard.ZstdCompressionParameters(window_log=17)
