@@ -248,11 +248,14 @@ def _note(record: Record, slot: str, state: SlotState, **changes: object) -> Rec
 
 
 def rebuild(facts: Facts) -> tuple[Step, ...]:
-    """Steps of the service where the store is unreadable; raises StoreUnreadable where this location was never seen valid."""
+    """Steps of the service where the store is unreadable.
+
+    Raises StoreUnreadable unless this very location was seen valid before, and held nothing that only the bootloader knew.
+    """
     record = facts.record
     if record is None or not facts.store or record.store != facts.store:
         raise StoreUnreadable(
-            f"boot store {facts.store} holds no valid state and was never seen valid here",
+            f"boot store {facts.store} holds no valid state, and the record gives no leave to rebuild it",
             "check fw_env.config; `abupdate doctor --fix` writes a new one after showing it",
         )
     return (RebuildBoot(rebuilt(facts), "the store was valid before and is not now"),)
@@ -543,8 +546,10 @@ def _start(facts: Facts) -> tuple[Step, ...]:
     attempt = record.attempt
     if where is Situation.ON_TRIAL and attempt and attempt.slot == facts.booted and attempt.phase is Phase.WRITTEN:
         record = replace(_note(record, facts.booted, SlotState.TRIAL), attempt=replace(attempt, phase=Phase.ARMED))
-    if facts.store and record.store != facts.store:
-        record = replace(record, store=facts.store)
+    # The name of the store in the record is the service's leave to rebuild it, some day, without asking.
+    leave = facts.store if facts.replaceable else ""
+    if record.store != leave:
+        record = replace(record, store=leave)
     if record != facts.record:
         steps.append(SaveRecord(record, "this start"))
     return tuple(steps)

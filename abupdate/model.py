@@ -267,7 +267,8 @@ class Facts:
     is unreadable. store: the store's location. record: None when lost. policy: the configured numbers. heads: what the stored bundle
     heads say of each slot's content, for a record that is lost. settled: the service has already dealt with this boot's outcome.
     reset: how the previous boot ended as far as the platform tells ("watchdog", "panic" or ""). witnessed: highest floor that any copy
-    of the record shows, even one that this version cannot read.
+    of the record shows, even one that this version cannot read. replaceable: the store could be rebuilt without losing what the
+    bootloader itself needs.
     """
 
     slots: tuple[str, ...]
@@ -281,6 +282,7 @@ class Facts:
     settled: bool = False
     reset: str = ""
     witnessed: int = 0
+    replaceable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

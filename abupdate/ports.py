@@ -20,6 +20,10 @@ class Bootloader(Protocol):
     def location(self) -> str:
         """Where the store lies, in words that are the same at every start."""
 
+    @property
+    def irreplaceable(self) -> str:
+        """Empty, or why rebuilding this store would lose what the bootloader itself needs to boot; as the last `read` saw it."""
+
     def read(self) -> BootState:
         """Read the state. Raises StoreUnreadable where no valid copy exists."""
 

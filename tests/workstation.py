@@ -210,7 +210,7 @@ class Workstation:
         shutil.copyfile(kit.ring, folder / "ring.abk")
         self.config.write_text(CONFIG)
         self.fw_env_config.write_text(f"{self.env} 0x0 {ENV_BYTES:#x}\n{self.env} {ENV_BYTES:#x} {ENV_BYTES:#x}\n")
-        self.put_environment("foreign=kept\nbootcmd=run distro\n")
+        self.put_environment("foreign=kept\npreboot=run distro\n")
 
     def put_environment(self, text: str) -> None:
         """An environment as the factory makes it: mkenvimage, one copy valid, the other erased."""

@@ -69,6 +69,7 @@ class UBootStore:
             hint = "[bootloader] fw_env_config names the file that tells where U-Boot's environment lies"
             raise ConfigError(f"{config_path}: {error.strerror}", hint) from None
         self._locations = fwenvconfig.parse(text, str(config_path))
+        self._holds_bootcmd = False
 
     @property
     def traits(self) -> BootTraits:
@@ -93,8 +94,16 @@ class UBootStore:
     def read(self) -> BootState:
         """The state that counts. Raises StoreUnreadable when every copy is invalid, ConfigError when a place cannot be read."""
         with self._locked(writing=False):
-            loaded = self._load()
-        return state_of(self._valid(loaded).environment, self._slots)
+            environment = self._valid(self._load()).environment
+        self._holds_bootcmd = environment.get("bootcmd") is not None
+        return state_of(environment, self._slots)
+
+    @property
+    def irreplaceable(self) -> str:
+        """See ports.Bootloader: U-Boot reads its own boot command from here, and nothing else on the device knows it."""
+        if not self._holds_bootcmd or self.has_defaults:
+            return ""
+        return f"the environment holds U-Boot's own bootcmd, and {self._default_environment} is absent"
 
     def invalid_copies(self) -> tuple[int, ...]:
         """Indices of copies whose checksum is wrong (for `doctor`; one of two is no fault, the next commit goes over it)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
@@ -86,6 +87,11 @@ def _store(settings: Settings) -> Iterable[Finding]:
     if tears:
         yield Finding(Grade.FAIL, "boot store", tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
     if isinstance(store, UBootStore):
+        with contextlib.suppress(AbupdateError):  # reported by the check of the state
+            store.read()
+        if store.irreplaceable:
+            hint = "fw_printenv > /etc/u-boot-initial-env keeps a copy to rebuild from"
+            yield Finding(Grade.WARN, "boot store", f"the service will not rebuild a damaged store: {store.irreplaceable}", hint)
         if store.lock_problem:
             yield Finding(Grade.WARN, "boot store", store.lock_problem, "fw_setenv and abupdate could undo each other's writes")
         if not store.single:

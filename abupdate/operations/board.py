@@ -65,6 +65,7 @@ def observe(board: Board, *, readable: bool = True) -> Facts:
         settled=board.boot.settled,
         reset=board.boot.reset_reason(),
         witnessed=witnessed,
+        replaceable=not board.store.irreplaceable,
     )
 
 

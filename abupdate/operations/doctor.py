@@ -85,7 +85,8 @@ def describe(step: Step) -> str:
     """One line about a repair, for the person who is asked to trust it."""
     match step:
         case RebuildBoot():
-            return f"write the boot store anew, losing what others kept in it: {_shown(step.state)}"
+            lost = "what others kept in it is lost, a bootcmd of U-Boot's own too unless /etc/u-boot-initial-env has it"
+            return f"write the boot store anew: {_shown(step.state)}; {lost}"
         case CommitBoot():
             return f"boot store: {step.why}: {_shown(step.state)}"
         case SaveRecord():

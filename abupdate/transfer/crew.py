@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -41,12 +42,10 @@ class Crew:
         `cancel` must end whatever a thread may wait for; it is called when the work is abandoned, KeyboardInterrupt included.
         """
         threads = [threading.Thread(target=self._guard, args=(work,), name=f"abupdate-{n}", daemon=True) for n in range(crew_size())]
-        started: list[threading.Thread] = []
         self._running = len(threads)
         try:
             for thread in threads:
                 thread.start()
-                started.append(thread)
             self._watch(progress)
         except BaseException:
             self.stop.set()
@@ -54,8 +53,10 @@ class Crew:
         finally:
             if self.stopping and cancel is not None:
                 cancel()
-            for thread in started:
-                thread.join()
+            for thread in threads:
+                # Not "those that start() returned for": an interruption can fall between a thread's start and the return.
+                with contextlib.suppress(RuntimeError):  # never started
+                    thread.join()
         if self._error is not None:
             raise self._error
         progress(self._done_bytes)

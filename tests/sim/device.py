@@ -34,7 +34,7 @@ SECTOR_BYTES, COPY_SECTORS = 512, 2
 COPY_BYTES = SECTOR_BYTES * COPY_SECTORS
 POLICY = TrialPolicy(3, 10, 120)
 # Long enough that our variables straddle the sectors of a copy: a torn copy is then a mix of old and new ones.
-FOREIGN = (b"bootcmd=run distro; " + b"x" * 440, b"serial#=0815", b"odd=\xff\\'")
+FOREIGN = (b"preboot=run distro; " + b"x" * 440, b"serial#=0815", b"odd=\xff\\'")
 STATE = Path("/data/abupdate")
 
 

@@ -761,3 +761,11 @@ def test_a_target_can_boot_neither_before_nor_while_it_is_written(now: Facts, re
 def test_busy_is_what_a_pending_trial_raises() -> None:
     with pytest.raises(Busy):
         machine.precheck_write(facts(ON_TRIAL, "A", armed(NOW)), "B")
+
+
+def test_a_store_that_cannot_be_replaced_gets_no_leave_to_be_rebuilt() -> None:
+    now = facts(BOTH, record=record(a=V1), replaceable=False)
+    for step in machine.decide(now, machine.Start()):
+        now = apply(now, (step,))
+    with pytest.raises(StoreUnreadable):
+        machine.rebuild(replace(now, boot=None))

@@ -175,6 +175,10 @@ class Deaf:
     def location(self) -> str:
         return self._inner.location
 
+    @property
+    def irreplaceable(self) -> str:
+        return self._inner.irreplaceable
+
     def read(self) -> BootState:
         return self._inner.read()
 

@@ -537,3 +537,22 @@ def test_a_write_protected_emmc_boot_partition_is_opened_and_closed_again(tmp_pa
 
 def test_location_is_the_same_at_every_start(pair: Bench) -> None:
     assert pair.store().location == f"uboot:{pair.env}@0x0+0x2000,{pair.env}@0x2000+0x2000"
+
+
+def test_an_environment_that_only_u_boot_knows_is_not_the_services_to_rebuild(tmp_path: Path) -> None:
+    """Without its bootcmd, U-Boot would stop at its prompt: a rebuilt store that lacks it bricks the device."""
+    defaults = tmp_path / "initial-env"
+    area = tmp_path / "env"
+    config = tmp_path / "fw_env.config"
+    config.write_text(f"{area} 0x0 0x1000\n{area} 0x1000 0x1000\n")
+    for text, there, replaceable in (("x=1", False, True), ("bootcmd=run distro", False, False), ("bootcmd=run distro", True, True)):
+        made = subprocess.run(
+            ["mkenvimage", "-r", "-s", "0x1000", "-o", "-", "-"], input=text.encode(), check=True, capture_output=True
+        ).stdout
+        area.write_bytes(made * 2)
+        defaults.unlink(missing_ok=True)
+        if there:
+            defaults.write_text("bootcmd=run distro\n")
+        store = UBootStore(config, ("A", "B"), default_environment=defaults)
+        store.read()
+        assert (store.irreplaceable == "") is replaceable
