@@ -51,7 +51,7 @@ def board(settings: Settings, *, tolerant: bool = False, devices: bool = True) -
         policy=TrialPolicy(trial.tries, trial.confirmed_tries, trial.boot_timeout_s),
         store=store,
         state=StateDir(settings.state_dir, RUNTIME / "lock" if tolerant else None),
-        boot=LinuxBoot(places, settings.watchdog.device.name, believed),
+        boot=LinuxBoot(places, settings.watchdog.device, believed),
         describe_head=describe_head,
         tears=tears,
         tolerant=tolerant,

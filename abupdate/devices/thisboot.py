@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from abupdate.devices.watchdog_sysfs import WatchdogPaths, facts
 from abupdate.errors import ConfigError
 
 RUNTIME = Path("/run/abupdate")
-_CARD_RESET = 0x20  # WDIOF_CARDRESET: the watchdog reset the machine
 
 
 def kernel_argument(name: str, root: Path = Path("/")) -> str | None:
@@ -26,8 +26,8 @@ def kernel_argument(name: str, root: Path = Path("/")) -> str | None:
 class LinuxBoot:
     """`ports.ThisBoot` from /proc, /sys and a marker in the runtime folder."""
 
-    def __init__(self, slots: Mapping[str, tuple[Path, ...]], watchdog: str, believed: str | None = None, root: Path = Path("/")) -> None:
-        """slots: each slot's devices. watchdog: its name in sysfs. believed: the configured slot. root: of /proc, /sys and /run."""
+    def __init__(self, slots: Mapping[str, tuple[Path, ...]], watchdog: Path, believed: str | None = None, root: Path = Path("/")) -> None:
+        """slots: each slot's devices. watchdog: its device file. believed: the configured slot. root: of /proc, /sys, /run."""
         self._slots = slots
         self._watchdog = watchdog
         self._believed = believed
@@ -83,11 +83,8 @@ class LinuxBoot:
 
     def reset_reason(self) -> str:
         """See ports.ThisBoot: the watchdog's boot status, then crash dumps in pstore."""
-        try:
-            status = int((self._root / "sys/class/watchdog" / self._watchdog / "bootstatus").read_text(), 0)
-        except (OSError, ValueError):
-            status = 0
-        if status & _CARD_RESET:
+        sysfs = WatchdogPaths(sys_class=self._root / "sys/class/watchdog")
+        if facts(self._watchdog, sysfs).caused_last_reset:
             return "watchdog"
         try:
             panicked = any((self._root / "sys/fs/pstore").glob("dmesg-*"))

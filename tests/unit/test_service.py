@@ -76,7 +76,7 @@ class Bench:
     def board(self) -> Board:
         settings = load(self.workstation.config)
         places = {slot: tuple(part.images.values()) for slot, part in settings.slots.items()}
-        return replace(wiring.tolerant(settings, service=True), boot=LinuxBoot(places, "watchdog0", None, self.root))
+        return replace(wiring.tolerant(settings, service=True), boot=LinuxBoot(places, Path("/dev/watchdog0"), None, self.root))
 
     def serve(
         self,
@@ -882,3 +882,13 @@ def test_the_service_stays_and_ends_at_sigterm(workstation: Workstation, kit: Ki
             assert line, "it ended"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("device", ["/dev/watchdog0", "/dev/watchdog"])
+def test_the_watchdogs_word_is_found_under_both_names_of_its_device(tmp_path: Path, device: str) -> None:
+    folder = tmp_path / "sys/class/watchdog/watchdog0"
+    folder.mkdir(parents=True)
+    (folder / "bootstatus").write_text("32\n")
+    assert LinuxBoot({}, Path(device), None, tmp_path).reset_reason() == "watchdog"
+    (folder / "bootstatus").write_text("0\n")
+    assert LinuxBoot({}, Path(device), None, tmp_path).reset_reason() == ""
