@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.bootloaders.envcalls import LINUX, Calls
 from abupdate.bootloaders.envio import Span, compare, medium_of, opened, read_exactly, unusable, write_all
 from abupdate.errors import ConfigError, Failed
 from abupdate.formats.fwenvconfig import EnvLocation
@@ -24,40 +25,41 @@ class FileArea:
     location: EnvLocation
     sys_block: Path
     scheme: Scheme = Scheme.INCREMENTAL
+    calls: Calls = LINUX
 
     def read(self) -> bytes:
-        with opened(self.location, os.O_RDONLY) as fd:
-            return read_exactly(fd, self._start(fd), self.location)
+        with opened(self.location, os.O_RDONLY, self.calls) as fd:
+            return read_exactly(fd, self._start(fd), self.location, calls=self.calls)
 
     def write(self, data: bytes) -> None:
         with ExitStack() as stack:
             stack.enter_context(self._unprotected())
             # O_DSYNC: a process killed between a write and its flush would leave a state that everybody reads and a power cut undoes.
-            fd = stack.enter_context(opened(self.location, os.O_RDWR | os.O_DSYNC))
+            fd = stack.enter_context(opened(self.location, os.O_RDWR | os.O_DSYNC, self.calls))
             start = self._start(fd)
             try:
-                write_all(fd, data, start)
-                os.fsync(fd)
+                write_all(fd, data, start, self.calls)
+                self.calls.fsync(fd)
                 # Whole pages, else the kernel keeps them and the comparison sees the cache instead of the medium.
                 first = start - start % mmap.PAGESIZE
-                os.posix_fadvise(fd, first, start - first + len(data) + mmap.PAGESIZE, os.POSIX_FADV_DONTNEED)
+                self.calls.forget(fd, first, start - first + len(data) + mmap.PAGESIZE)
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.EROFS):  # a read-only disk opens for writing and refuses the first write
                     raise unusable(self.location, error) from None
                 raise Failed(f"{self.location.device}: cannot write the U-Boot environment: {error.strerror}") from None
-            compare(read_exactly(fd, start, self.location), data, self.location)
+            compare(read_exactly(fd, start, self.location, calls=self.calls), data, self.location)
 
     def mark_obsolete(self) -> None:
         raise Failed(f"{self.location.device}: has no boolean flag")
 
     def span(self) -> Span:
-        with opened(self.location, os.O_RDONLY) as fd:
+        with opened(self.location, os.O_RDONLY, self.calls) as fd:
             start = self._start(fd)
-            return Span(medium_of(fd), start, start + self.location.size_bytes)
+            return Span(medium_of(fd, self.calls), start, start + self.location.size_bytes)
 
     def _start(self, fd: int) -> int:
-        mode = os.fstat(fd).st_mode
-        end = os.lseek(fd, 0, os.SEEK_END)
+        mode = self.calls.fstat(fd).st_mode
+        end = self.calls.end(fd)
         location = self.location
         if location.offset < 0 and not stat.S_ISBLK(mode):
             raise ConfigError(f"{location.device}: a negative offset is for block devices", "fw_printenv refuses it in a file too")

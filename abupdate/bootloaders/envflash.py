@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from abupdate.bootloaders.envcalls import LINUX, Calls
 from abupdate.bootloaders.envio import MediumError, Span, compare, medium_of, opened, read_exactly, write_all
 from abupdate.errors import ConfigError, Failed
 from abupdate.formats import ioctl
@@ -45,21 +46,22 @@ class FlashArea:
     sector_bytes: int
     write_bytes: int
     run_ioctl: Ioctl
+    calls: Calls = LINUX
 
     @property
     def scheme(self) -> Scheme:
         return Scheme.INCREMENTAL if self.kind == _MTD_NAND else Scheme.BOOLEAN
 
     def read(self) -> bytes:
-        with opened(self.location, os.O_RDONLY) as fd:
+        with opened(self.location, os.O_RDONLY, self.calls) as fd:
             return self._read(fd)
 
     def _read(self, fd: int) -> bytes:
-        pieces = [read_exactly(fd, start, self.location, length) for start, length in self._good_sectors(fd)]
+        pieces = [read_exactly(fd, start, self.location, length, self.calls) for start, length in self._good_sectors(fd)]
         return b"".join(pieces)
 
     def write(self, data: bytes) -> None:
-        with opened(self.location, os.O_RDWR) as fd:
+        with opened(self.location, os.O_RDWR, self.calls) as fd:
             # All bad blocks are found before the first erase.
             sectors = list(self._good_sectors(fd))
             self._check_tail(fd, *sectors[-1])
@@ -68,7 +70,7 @@ class FlashArea:
                 for start, length in sectors:
                     with self._unlocked(fd, start):
                         self.run_ioctl(fd, _MEMERASE, bytearray(_MTD_ERASE.pack(start, self.sector_bytes)))
-                        write_all(fd, data[done : done + length], start)
+                        write_all(fd, data[done : done + length], start, self.calls)
                     done += length
             except OSError as error:
                 raise Failed(f"{self.location.device}: cannot erase or write the U-Boot environment: {error.strerror}") from None
@@ -77,16 +79,16 @@ class FlashArea:
     def mark_obsolete(self) -> None:
         offset, byte = obsolete_byte()
         start = self.location.offset
-        with opened(self.location, os.O_RDWR) as fd:
+        with opened(self.location, os.O_RDWR, self.calls) as fd:
             try:
                 with self._unlocked(fd, start):
-                    write_all(fd, byte, start + offset)
+                    write_all(fd, byte, start + offset, self.calls)
             except OSError as error:
                 raise Failed(f"{self.location.device}: cannot mark the old U-Boot environment: {error.strerror}") from None
 
     def span(self) -> Span:
-        with opened(self.location, os.O_RDONLY) as fd:
-            return Span(medium_of(fd), self.location.offset, self.location.offset + self._sectors() * self.sector_bytes)
+        with opened(self.location, os.O_RDONLY, self.calls) as fd:
+            return Span(medium_of(fd, self.calls), self.location.offset, self.location.offset + self._sectors() * self.sector_bytes)
 
     def _sectors(self) -> int:
         # libubootenv's rule: without a number of sectors there is none to spare.
@@ -115,7 +117,7 @@ class FlashArea:
 
     def _check_tail(self, fd: int, start: int, length: int) -> None:
         tail = self.sector_bytes - length
-        if tail and read_exactly(fd, start + length, self.location, tail).strip(b"\xff"):
+        if tail and read_exactly(fd, start + length, self.location, tail, self.calls).strip(b"\xff"):
             raise ConfigError(
                 f"{self.location.device}: something else lies behind the environment in its last sector and would be erased",
                 "give the environment whole sectors of its own",
@@ -139,10 +141,10 @@ class FlashArea:
                 raise
 
 
-def flash_area(location: EnvLocation, run_ioctl: Ioctl) -> FlashArea:
+def flash_area(location: EnvLocation, run_ioctl: Ioctl, calls: Calls = LINUX) -> FlashArea:
     """The area, after asking the flash what it is. Raises ConfigError for what cannot hold an environment."""
     buffer = bytearray(_MTD_INFO.size)
-    with opened(location, os.O_RDONLY) as fd:
+    with opened(location, os.O_RDONLY, calls) as fd:
         try:
             run_ioctl(fd, _MEMGETINFO, buffer)
         except OSError as error:
@@ -164,4 +166,4 @@ def flash_area(location: EnvLocation, run_ioctl: Ioctl) -> FlashArea:
         raise ConfigError(f"{location.device}: {location.sectors} sectors of {sector_bytes:#x} bytes do not hold the environment")
     if kind == _MTD_NAND and location.size_bytes % max(write_bytes, 1):
         raise ConfigError(f"{location.device}: the environment is not whole pages of {write_bytes} bytes")
-    return FlashArea(location, kind, size_bytes, sector_bytes, write_bytes, run_ioctl)
+    return FlashArea(location, kind, size_bytes, sector_bytes, write_bytes, run_ioctl, calls)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from abupdate.bootloaders.envcalls import LINUX, Calls
 from abupdate.errors import ConfigError, Failed
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import Scheme
@@ -56,16 +57,16 @@ class Area(Protocol):
 
 
 @contextmanager
-def opened(location: EnvLocation, flags: int) -> Iterator[int]:
+def opened(location: EnvLocation, flags: int, calls: Calls = LINUX) -> Iterator[int]:
     """The device, open with the flags. Raises ConfigError."""
     try:
-        fd = os.open(location.device, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = calls.open(location.device, flags | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise unusable(location, error) from None
     try:
         yield fd
     finally:
-        os.close(fd)
+        calls.close(fd)
 
 
 def unusable(location: EnvLocation, error: OSError) -> ConfigError:
@@ -78,19 +79,19 @@ def unusable(location: EnvLocation, error: OSError) -> ConfigError:
     return ConfigError(f"{location.device}: cannot use the U-Boot environment: {error.strerror}", hint)
 
 
-def medium_of(fd: int) -> tuple[int, int]:
+def medium_of(fd: int, calls: Calls = LINUX) -> tuple[int, int]:
     """Number of the device, or device and inode of the file."""
-    found = os.fstat(fd)
+    found = calls.fstat(fd)
     return (0, found.st_rdev) if found.st_rdev else (found.st_dev, found.st_ino)
 
 
-def read_exactly(fd: int, start: int, location: EnvLocation, length: int = 0) -> bytes:
+def read_exactly(fd: int, start: int, location: EnvLocation, length: int = 0, calls: Calls = LINUX) -> bytes:
     """`length` bytes (0: the environment's size) from `start`. Raises MediumError, or ConfigError at the end of the device."""
     wanted = length or location.size_bytes
     data = b""
     try:
         while len(data) < wanted:
-            piece = os.pread(fd, wanted - len(data), start + len(data))
+            piece = calls.pread(fd, wanted - len(data), start + len(data))
             if not piece:
                 raise ConfigError(f"{location.device}: ends inside the U-Boot environment", "see the offset and ENV-SIZE in fw_env.config")
             data += piece
@@ -99,11 +100,11 @@ def read_exactly(fd: int, start: int, location: EnvLocation, length: int = 0) ->
     return data
 
 
-def write_all(fd: int, data: bytes, start: int) -> None:
+def write_all(fd: int, data: bytes, start: int, calls: Calls = LINUX) -> None:
     """All bytes, in one write where the kernel takes them so. Raises OSError."""
     view = memoryview(data)
     while view:
-        count = os.pwrite(fd, view, start)
+        count = calls.pwrite(fd, view, start)
         view, start = view[count:], start + count
 
 

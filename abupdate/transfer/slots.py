@@ -46,8 +46,21 @@ class Bundle:
 class DeviceSlots:
     """`ports.SlotContents` over the configured devices."""
 
-    def __init__(self, slots: Mapping[str, Mapping[str, Path]], max_rate: int | None = None, *, sealed: Callable[[Signed], object]) -> None:
-        """slots: slot -> image -> device. max_rate: bytes a second read from the source. sealed: checks a stored head's signatures."""
+    def __init__(
+        self,
+        slots: Mapping[str, Mapping[str, Path]],
+        max_rate: int | None = None,
+        *,
+        sealed: Callable[[Signed], object],
+        open_target: Callable[[Path], Target] = open_target,
+        open_readonly: Callable[[Path], Target] = open_readonly,
+    ) -> None:
+        """slots: slot -> image -> device. max_rate: bytes a second read from the source. sealed: checks a stored head's signatures.
+
+        open_target, open_readonly: as in devices/block.py; the crash simulator has its own.
+        """
+        self._open_target = open_target
+        self._open_readonly = open_readonly
         self._slots = slots
         self._max_rate = max_rate
         self._sealed = sealed
@@ -59,7 +72,7 @@ class DeviceSlots:
         with ExitStack() as stack:
             opened: dict[str, Target] = {}
             for image, path in self._slots[slot].items():
-                opened[image] = open_target(path)
+                opened[image] = self._open_target(path)
                 stack.callback(opened[image].close)
             self._claimed[slot] = opened
             try:
@@ -115,7 +128,7 @@ class DeviceSlots:
                         raise ConfigError(
                             f"slot {slot} has no image {image.name}", "the bundle on it was written under another configuration"
                         )
-                    opened = open_readonly(path)
+                    opened = self._open_readonly(path)
                     stack.callback(opened.close)
                     target = opened
                 verify_image(image, parsed.tables.chunks(image.name), target, _shifted(progress, "verify", before, total))
