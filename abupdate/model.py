@@ -201,6 +201,30 @@ class Approval:
     keys: tuple[PublicKey, ...]
 
 
+class KeyringSource(Enum):
+    """Where the keyring that counts lies: in the slot (`[trust] keyring`) or, newer than that one, in `state_dir`."""
+
+    FACTORY = "factory"
+    STATE_DIR = "state_dir"
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveKeyring:
+    """The keyring that this device holds bundles against. note: empty, or why a stored one was passed over."""
+
+    ring: Keyring
+    source: KeyringSource
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveKeyring:
+    """Durable step: keep the next version of the keyring. data: its file, `ring` as it was decoded and verified."""
+
+    ring: Keyring
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class SlotRecord:
     """What the record remembers of a slot's content. bundle: bundle id in hex, empty when unknown. extra: as in Record."""

@@ -111,7 +111,7 @@ class WaitingSource(Source, Protocol):
 
 
 class StateStore(Protocol):
-    """`state_dir`: lock, record and the heads of the bundles that the slots hold. Nothing in it is needed to boot."""
+    """`state_dir`: lock, record, keyring and the heads of the bundles that the slots hold. Nothing in it is needed to boot."""
 
     def lock(self, wait_s: float = 0.0) -> AbstractContextManager[None]:
         """Hold the one lock of all mutating verbs. Raises Busy when another process has it after `wait_s`."""
@@ -127,6 +127,12 @@ class StateStore(Protocol):
 
     def save_head(self, slot: str, head: bytes) -> None:
         """Replace a slot's stored head durably. Raises Failed."""
+
+    def load_keyring(self) -> bytes | None:
+        """The stored keyring's file, None where there is none. Nothing in it is verified. Raises Failed where it cannot be read."""
+
+    def save_keyring(self, data: bytes) -> None:
+        """Replace the stored keyring durably; the caller holds the lock. Raises Failed."""
 
 
 class ThisBoot(Protocol):

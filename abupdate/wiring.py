@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from abupdate import __version__
 from abupdate.config import Settings, check_private
-from abupdate.devices.statedir import StateDir
+from abupdate.devices.statedir import KEYRING, StateDir
 from abupdate.devices.thisboot import RUNTIME, LinuxBoot
 from abupdate.errors import AbupdateError, ConfigError, Refused
 from abupdate.log import log
-from abupdate.model import BootTraits, SlotRecord, SlotState, TrialPolicy
+from abupdate.model import BootTraits, Keyring, SlotRecord, SlotState, TrialPolicy
 from abupdate.operations.board import Board
 from abupdate.ports import Bootloader
 
 if TYPE_CHECKING:
     from abupdate.formats.bundle import Signed
+    from abupdate.operations.keyring import Trust
     from abupdate.transfer.slots import DeviceSlots
 
 
@@ -100,17 +101,45 @@ def describe_head(head: bytes) -> SlotRecord | None:
 
 def admission(settings: Settings) -> Callable[[Signed], object]:
     """A check for a bundle's manifest and signatures against this device. Raises ConfigError for a keyring that cannot be used."""
-    from abupdate.formats import keyring as rings
+    from abupdate.operations import keyring as operation
     from abupdate.transfer.admission import Identity, admit
 
-    try:
-        ring = rings.parse(_read_keyring(settings.trust.keyring))
-        rings.check_self_signed(ring)
-    except Refused as error:
-        raise ConfigError(f"keyring {settings.trust.keyring}: {error.message}", "put the factory keyring back in its place") from error
-    rings.check_test_keys(ring, settings.trust.allow_test_keys)
+    ring = operation.observe(state_store(settings), trust(settings)).ring
     device = Identity(settings.compatible, settings.hardware_revision, __version__)
     return lambda signed: admit(signed, ring, device)
+
+
+def state_store(settings: Settings) -> StateDir:
+    """`state_dir` as the verbs that need nothing else of the device use it. Raises ConfigError where others can write it."""
+    if settings.state_dir.exists():
+        check_private(settings.state_dir, "state_dir")
+    return StateDir(settings.state_dir)
+
+
+def trust(settings: Settings) -> Trust:
+    """The slot's own keyring and the rules for newer ones. Raises ConfigError for a keyring that cannot be used, Refused for test keys."""
+    from abupdate.formats import keyring as rings
+    from abupdate.formats import rotation
+    from abupdate.operations.keyring import Trust
+
+    allowed = settings.trust.allow_test_keys
+
+    def read(data: bytes) -> Keyring:
+        ring = rings.parse(data)
+        rings.check_self_signed(ring)
+        return ring
+
+    try:
+        factory = read(_read_keyring(settings.trust.keyring))
+    except Refused as error:
+        raise ConfigError(f"keyring {settings.trust.keyring}: {error.message}", "put the factory keyring back in its place") from error
+    return Trust(
+        factory=factory,
+        read=read,
+        usable=lambda ring: rings.check_test_keys(ring, allowed),
+        walk=lambda current, chain: rotation.walk(current, chain, allow_test_keys=allowed),
+        private=lambda: check_private(settings.state_dir / KEYRING, "keyring"),
+    )
 
 
 def _read_keyring(path: Path) -> bytes:

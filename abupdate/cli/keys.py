@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from abupdate.cli.output import say
+from abupdate.cli.trust import describe_roles, role_lines
 from abupdate.formats import signature
 from abupdate.host import keyrings, keys
 from abupdate.host.signing import load_signers
-from abupdate.model import PublicKey, RoleName
+from abupdate.model import RoleName
 
 
 def generate(args: argparse.Namespace) -> int:
@@ -26,17 +27,7 @@ def keyring(args: argparse.Namespace) -> int:
     requests = {role: keyrings.RoleRequest(getattr(args, role.value), getattr(args, f"{role.value}_threshold")) for role in RoleName}
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
     built = keyrings.create(args.output, args.keyring_version, requests, signers)
-    roles = {role.name.value: {"threshold": role.threshold, "keys": [_name(key) for key in role.keys]} for role in built.roles.values()}
     signed_by = [signature.key_id(item.public_key) for item in built.signatures]
-    lines = [f"{args.output}: keyring version {built.version}"]
-    lines += [f"  {role.name.value}: {role.threshold} of {', '.join(_describe(key) for key in role.keys)}" for role in built.roles.values()]
-    say(args, {"file": str(args.output), "version": built.version, "roles": roles, "signed_by": signed_by}, "\n".join(lines))
+    document = {"file": str(args.output), "version": built.version, "roles": describe_roles(built), "signed_by": signed_by}
+    say(args, document, "\n".join([f"{args.output}: keyring version {built.version}", *role_lines(built)]))
     return 0
-
-
-def _name(key: PublicKey) -> str:
-    return signature.key_id(key.raw)
-
-
-def _describe(key: PublicKey) -> str:
-    return f"{_name(key)} (test key)" if key.test else _name(key)

@@ -62,6 +62,16 @@ def build() -> Parser:
     verify = verb("verify", "abupdate.cli.device:verify", "compare slots with the bundles that were written to them")
     verify.add_argument("slot", nargs="?", metavar="SLOT")
     _progress(verify)
+    keyring = verbs.add_parser("keyring", help="the keys that this device trusts").add_subparsers(
+        title="verbs", dest="keyring_verb", required=True, metavar="VERB"
+    )
+    show = keyring.add_parser("show", help="the keyring that bundles are held against")
+    show.set_defaults(handler="abupdate.cli.keyring:show")
+    update = keyring.add_parser("update", help="take the newer versions of the keyring that a file holds")
+    update.add_argument("file", type=Path, metavar="FILE", help="a keyring, or a chain: keyrings one after the other")
+    update.set_defaults(handler="abupdate.cli.keyring:update")
+    for made in (show, update):
+        made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     verb("health", "abupdate.cli.health:health", "run all health programs once")
     doctor = verb("doctor", "abupdate.cli.doctor:doctor", "look for what is wrong or missing")
     doctor.add_argument("--fix", action="store_true", help="repair what can be repaired, after showing it")

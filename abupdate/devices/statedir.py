@@ -1,4 +1,4 @@
-"""`state_dir`: the lock of all mutating verbs, two copies of the record, and the stored heads of the slots' bundles."""
+"""`state_dir`: the lock of all mutating verbs, two copies of the record, the stored heads of the slots' bundles, the newest keyring."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from abupdate.formats.record import MAX_PAYLOAD_BYTES, RecordDamaged, RecordUnkn
 from abupdate.model import Record
 
 _COPIES = ("record.0", "record.1")
+KEYRING = "keyring"
 _MAX_HEAD_BYTES = 65 << 20
 _PIECE_BYTES = 1 << 20
 _LAST_SEQUENCE = (1 << 64) - 1
@@ -118,6 +119,26 @@ class StateDir:
         except OSError as error:
             raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is it full or read-only?") from error
 
+    def load_keyring(self) -> bytes | None:
+        """See ports.StateStore."""
+        from abupdate.formats import keyring
+
+        try:
+            return self._read(KEYRING, keyring.MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Failed(f"{self._path / KEYRING}: {error.strerror}", "the factory keyring is used instead") from error
+
+    def save_keyring(self, data: bytes) -> None:
+        """See ports.StateStore. One copy: a cut leaves the old version or the new one, and the factory keyring is behind both."""
+        try:
+            self._make()
+            self._keep_unknown_keyring()
+            replace(self._path / KEYRING, data, files=self._files)
+        except OSError as error:
+            raise Failed(f"{self._path}: {error.strerror}", "state_dir must be writable; is it full or read-only?") from error
+
     def copies(self) -> tuple[tuple[str, str], ...]:
         """Name and condition ("whole", or why not) of each copy of the record, for `doctor`."""
         conditions: list[tuple[str, str]] = []
@@ -161,3 +182,12 @@ class StateDir:
                 self._files.rename(self._path / name, self._path / f"{name}.v{newer.major}")
         except (OSError, RecordDamaged):
             return
+
+    def _keep_unknown_keyring(self) -> None:
+        """As for the record: what a newer version wrote stays beside ours."""
+        from abupdate.formats import keyring
+
+        with suppress(OSError):
+            number = keyring.format_version(self._read(KEYRING, keyring.HEADER.size))
+            if number not in (None, keyring.FORMAT_VERSION):
+                self._files.rename(self._path / KEYRING, self._path / f"{KEYRING}.v{number}")

@@ -20,8 +20,8 @@ The body is a TLV sequence (tlv.py):
                 order of the raw key. A key may be in several roles, with the same mark in each.
 
 The signature block is that of signature.py; signed is the body, in the domain `keyring`. Root keys sign it: enough of its
-own root role always, and for version N+1 enough of version N's root role too (rotation is not in this module yet; signatures
-by keys that are not in the keyring are passed over, so that both sets fit into one block).
+own root role always, and for version N+1 enough of version N's root role too (rotation.py; signatures by keys that are not in
+the keyring are passed over, so that both sets fit into one block).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from abupdate.errors import Refused
 from abupdate.formats import signature, tlv
@@ -47,6 +48,7 @@ _NUMBERS = {RoleName.ROOT: 1, RoleName.RELEASE: 2, RoleName.SECURITY: 3, RoleNam
 _NAMES = {number: name for name, number in _NUMBERS.items()}
 _VERSION, _ROLE = 0x0001, 0x0002
 _ROLE_NAME, _ROLE_THRESHOLD, _ROLE_KEY = 0x0001, 0x0002, 0x0003
+_PEEK = struct.Struct("<HHI")
 
 
 def encode_body(version: int, roles: Mapping[RoleName, Role]) -> bytes:
@@ -71,10 +73,42 @@ def build(body: bytes, signatures: Iterable[Signature]) -> bytes:
     return HEADER.pack(MAGIC, FORMAT_VERSION, 0, len(body), len(block), hashlib.sha256(block).digest()) + body + block
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A keyring file that is taken apart and not decoded: what its root keys signed, and their signatures. data: all its bytes."""
+
+    body: bytes
+    signatures: tuple[Signature, ...]
+    data: bytes
+
+    @property
+    def version(self) -> int:
+        """What the body's first record says it is, before anything is believed. Raises Refused where that is no version."""
+        if len(self.body) < _PEEK.size:
+            raise Refused("the keyring's body is cut off")
+        tag, length, version = _PEEK.unpack_from(self.body)
+        if (tag, length) != (_VERSION, 4) or not version:
+            raise Refused("the keyring's body does not start with its version")
+        return int(version)
+
+
+def format_version(data: bytes) -> int | None:
+    """The format version of what starts like a keyring file, None for anything else."""
+    return int(HEADER.unpack_from(data)[1]) if len(data) >= HEADER.size and data.startswith(MAGIC) else None
+
+
 def parse(data: bytes) -> Keyring:
     """Decode a whole keyring file. Verifies no signature: see `check_self_signed`. Raises Refused."""
     if len(data) > MAX_FILE_BYTES:
         raise Refused(f"the keyring has {len(data)} bytes, more than {MAX_FILE_BYTES}")
+    frame = read_frame(data)
+    if len(data) != len(frame.data):
+        raise Refused(f"the keyring has {len(data)} bytes instead of {len(frame.data)}")
+    return decode(frame)
+
+
+def read_frame(data: bytes) -> Frame:
+    """Take the keyring file apart that `data` starts with; what follows it is not looked at. Raises Refused."""
     if data[: len(MAGIC)] != MAGIC:
         raise Refused("this is not a keyring", "`abupdate keys keyring` makes one")
     if len(data) < HEADER.size:
@@ -86,14 +120,20 @@ def parse(data: bytes) -> Keyring:
         raise tlv.newer(f"the keyring (flags {flags:#06x})")
     if body_bytes > MAX_BODY_BYTES or block_bytes > signature.MAX_BLOCK_BYTES:
         raise Refused("the keyring's lengths are out of bounds")
-    if len(data) != HEADER.size + body_bytes + block_bytes:
-        raise Refused(f"the keyring has {len(data)} bytes instead of {HEADER.size + body_bytes + block_bytes}")
+    end = HEADER.size + body_bytes + block_bytes
+    if len(data) < end:
+        raise Refused(f"the keyring has {len(data)} bytes instead of {end}")
     body = data[HEADER.size : HEADER.size + body_bytes]
-    block = data[HEADER.size + body_bytes :]
+    block = data[HEADER.size + body_bytes : end]
     if hashlib.sha256(block).digest() != digest:
         raise Refused("the keyring's signatures are damaged")
-    number, roles = _decode_body(body)
-    return Keyring(number, roles, signature.unpack_block(block), body)
+    return Frame(body, signature.unpack_block(block), data[:end])
+
+
+def decode(frame: Frame) -> Keyring:
+    """Decode a keyring's body. Verifies no signature. Raises Refused."""
+    number, roles = _decode_body(frame.body)
+    return Keyring(number, roles, frame.signatures, frame.body)
 
 
 def _decode_body(body: bytes) -> tuple[int, dict[RoleName, Role]]:
@@ -148,14 +188,21 @@ def all_keys(keyring: Keyring) -> tuple[PublicKey, ...]:
     return tuple(sorted({key for role in keyring.roles.values() for key in role.keys}, key=lambda key: key.raw))
 
 
+def root_signers(keyring: Keyring, body: bytes, signatures: Iterable[Signature]) -> tuple[PublicKey, ...]:
+    """The root keys of `keyring` that signed this body of a keyring (its own, or the next version's), each once.
+
+    Raises Refused for a signature by one of its keys, of whatever role, that is wrong.
+    """
+    signed = signature.message(Domain.KEYRING, body)
+    good = signature.signers(signatures, (key.raw for key in all_keys(keyring)), signed)
+    return tuple(key for key in keyring.roles[RoleName.ROOT].keys if key.raw in good)
+
+
 def check_self_signed(keyring: Keyring) -> None:
     """Refuse a keyring that not enough of its own root keys signed, or that holds a wrong signature by one of its keys."""
-    role = keyring.roles[RoleName.ROOT]
-    signed = signature.message(Domain.KEYRING, keyring.body)
-    good = signature.signers(keyring.signatures, (key.raw for key in all_keys(keyring)), signed)
-    count = sum(key.raw in good for key in role.keys)
-    if count < role.threshold:
-        raise Refused(f"the keyring is signed by {count} of its root keys and needs {role.threshold}", "sign it with the root keys")
+    count, needed = len(root_signers(keyring, keyring.body, keyring.signatures)), keyring.roles[RoleName.ROOT].threshold
+    if count < needed:
+        raise Refused(f"the keyring is signed by {count} of its root keys and needs {needed}", "sign it with the root keys")
 
 
 def check_test_keys(keyring: Keyring, allowed: bool) -> None:

@@ -1,0 +1,194 @@
+"""Which keyring counts, and how it moves on: over a real state_dir, with every write seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from abupdate.devices.statedir import StateDir
+from abupdate.errors import ConfigError, Failed, NothingToDo, Refused
+from abupdate.formats import keyring, rotation
+from abupdate.model import Keyring, KeyringSource
+from abupdate.operations import keyring as operation
+from abupdate.operations.keyring import Trust
+from tests.rings import body_of, one, signed, trusted
+
+CHAIN = [one(version) for version in range(1, 6)]
+
+
+def trust(factory: bytes = CHAIN[0], *, allowed: bool = False) -> Trust:
+    """The rules as a device has them."""
+    return Trust(
+        factory=trusted(factory),
+        read=trusted,
+        usable=lambda ring: keyring.check_test_keys(ring, allowed),
+        walk=lambda current, chain: rotation.walk(current, chain, allow_test_keys=allowed),
+    )
+
+
+class Witness(StateDir):
+    """A state_dir that tells which versions were kept, in order, and fails at one of them."""
+
+    def __init__(self, path: Path, fails_at: int = 0) -> None:
+        super().__init__(path)
+        self.kept: list[int] = []
+        self.fails_at = fails_at
+
+    def save_keyring(self, data: bytes) -> None:
+        """Keep it durably, or fail."""
+        ring = keyring.parse(data)
+        if ring.version == self.fails_at:
+            raise Failed("no room")
+        super().save_keyring(data)
+        self.kept.append(ring.version)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Witness:
+    return Witness(tmp_path / "state")
+
+
+def version(state: StateDir, rules: Trust) -> tuple[int, KeyringSource]:
+    """What counts now."""
+    found = operation.observe(state, rules)
+    return found.ring.version, found.source
+
+
+def test_without_a_stored_one_the_factory_keyring_counts(state: Witness) -> None:
+    assert state.load_keyring() is None
+    assert version(state, trust()) == (1, KeyringSource.FACTORY)
+    assert not state.path.exists()
+
+
+def test_every_version_is_kept_before_the_next_and_privately(state: Witness) -> None:
+    before, after = operation.update(state, trust(), b"".join(CHAIN))
+    assert (before.ring.version, after.ring.version, after.source) == (1, 5, KeyringSource.STATE_DIR)
+    assert state.kept == [2, 3, 4, 5]
+    assert version(state, trust()) == (5, KeyringSource.STATE_DIR)
+    assert state.load_keyring() == CHAIN[4]
+    assert (state.path / "keyring").stat().st_mode & 0o777 == 0o600
+    assert state.path.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in state.path.iterdir()) == ["keyring", "lock"]
+
+
+def test_a_write_that_fails_leaves_the_version_before_and_the_next_update_goes_on(tmp_path: Path) -> None:
+    state = Witness(tmp_path / "state", fails_at=4)
+    with pytest.raises(Failed):
+        operation.update(state, trust(), b"".join(CHAIN))
+    assert version(state, trust()) == (3, KeyringSource.STATE_DIR)
+    state.fails_at = 0
+    operation.update(state, trust(), b"".join(CHAIN))
+    assert state.kept == [2, 3, 4, 5]
+
+
+def test_nothing_newer(state: Witness) -> None:
+    operation.update(state, trust(), CHAIN[1] + CHAIN[2])
+    for chain in (CHAIN[2], CHAIN[0], CHAIN[0] + CHAIN[1], b"".join(CHAIN[:3]), b""):
+        with pytest.raises(NothingToDo):
+            operation.update(state, trust(), chain)
+    assert state.kept == [2, 3]
+    assert state.load_keyring() == CHAIN[2]
+
+
+def test_what_is_refused_leaves_everything_as_it_was(state: Witness) -> None:
+    operation.update(state, trust(), CHAIN[1])
+    for bad in (CHAIN[3], CHAIN[2] + one(4, "stranger"), one(2, release="release-2") + CHAIN[2], CHAIN[2][:-1], b"no keyring"):
+        with pytest.raises(Refused):
+            operation.update(state, trust(), bad)
+    assert state.kept == [2]
+
+
+def test_a_newer_slot_brings_a_newer_factory_keyring_and_an_older_one_does_not_go_back(state: Witness) -> None:
+    operation.update(state, trust(), CHAIN[1] + CHAIN[2])
+    assert version(state, trust(CHAIN[3])) == (4, KeyringSource.FACTORY)
+    assert version(state, trust(CHAIN[0])) == (3, KeyringSource.STATE_DIR)
+    # Equal: the slot's own.
+    assert version(state, trust(CHAIN[2])) == (3, KeyringSource.FACTORY)
+    operation.update(state, trust(CHAIN[3]), CHAIN[4])
+    assert version(state, trust(CHAIN[0])) == (5, KeyringSource.STATE_DIR)
+
+
+def test_two_keyrings_of_one_version(state: Witness) -> None:
+    operation.update(state, trust(), CHAIN[1])
+    other = one(2, release="release-2")
+    found = operation.observe(state, trust(other))
+    assert (found.source, found.ring.body) == (KeyringSource.FACTORY, trusted(other).body)
+    assert "another version 2" in found.note
+
+
+LOST = {
+    "empty": b"",
+    "cut off": CHAIN[2][:-1],
+    "a byte more": CHAIN[2] + b"\0",
+    "a chain": CHAIN[2] + CHAIN[3],
+    "flipped": CHAIN[2][:100] + bytes([CHAIN[2][100] ^ 1]) + CHAIN[2][101:],
+    "not signed": keyring.build(body_of(3, ("root",)), []),
+    "signed by another": one(3, "stranger"),
+    "one signature short": signed(body_of(3, ("root", "admin"), 2), "root"),
+    "another format": CHAIN[2][:8] + b"\x02\x00" + CHAIN[2][10:],
+    "huge": bytes(1 << 20),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_a_stored_keyring_that_is_no_good_counts_as_lost_and_the_factory_keyring_walks_again(
+    state: Witness, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    operation.update(state, trust(), CHAIN[1])
+    (state.path / "keyring").write_bytes(LOST[how])
+    found = operation.observe(state, trust())
+    assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
+    assert "the stored keyring is not used" in found.note
+    operation.update(state, trust(), b"".join(CHAIN[:3]))
+    assert "not used" in caplog.text
+    assert version(state, trust()) == (3, KeyringSource.STATE_DIR)
+    beside = [path for path in state.path.iterdir() if path.name.startswith("keyring.")]
+    # What a newer abupdate has written is kept for it.
+    assert [(path.name, path.read_bytes()) for path in beside] == ([("keyring.v2", LOST[how])] if how == "another format" else [])
+
+
+def test_a_stored_keyring_that_others_could_write_or_that_cannot_be_read(state: Witness) -> None:
+    operation.update(state, trust(), CHAIN[1])
+
+    def refuse() -> None:
+        raise ConfigError("keyring can be written by group or others")
+
+    rules = trust()
+    careful = Trust(rules.factory, rules.read, rules.usable, rules.walk, refuse)
+    found = operation.observe(state, careful)
+    assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
+    assert "can be written by group" in found.note
+    (state.path / "keyring").unlink()
+    (state.path / "keyring").mkdir()
+    found = operation.observe(state, trust())
+    assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
+    assert os.strerror(21) in found.note
+
+
+def test_test_keys_are_refused_wherever_they_are(state: Witness) -> None:
+    marked = signed(body_of(2, ("root",), test="release-1"), "root")
+    with pytest.raises(Refused, match="test key"):
+        operation.update(state, trust(), marked)
+    operation.update(state, trust(allowed=True), marked)
+    # No longer allowed: refused, and no way back to an older keyring.
+    with pytest.raises(Refused, match="test key"):
+        operation.observe(state, trust())
+    with pytest.raises(Refused, match="test key"):
+        operation.observe(state, trust(signed(body_of(3, ("root",), test="root"), "root")))
+
+
+def test_a_refusal_gives_the_lock_back(state: Witness) -> None:
+    with pytest.raises(Refused):
+        operation.update(state, trust(), b"bad")
+    with state.lock():
+        pass
+
+
+def test_the_version_that_was_walked_to_is_the_one_that_is_returned(state: Witness) -> None:
+    def ring(found: Keyring) -> bytes:
+        return keyring.build(found.body, found.signatures)
+
+    _before, after = operation.update(state, trust(), CHAIN[1] + CHAIN[2])
+    assert ring(after.ring) == CHAIN[2] == state.load_keyring()
