@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -122,7 +122,10 @@ _KINDS: Mapping[type, tuple[str, str]] = {str: ("a string", '"text"'), int: ("a 
 _REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
 _SLOT_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MAX_FILE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 64 << 10
+_MAX_LINE_BYTES = 4096
+_MAX_DEPTH = 8
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def check_private(path: Path, what: str) -> None:
@@ -139,37 +142,51 @@ def check_private(path: Path, what: str) -> None:
 
 def load(path: Path = DEFAULT_CONFIG) -> Settings:
     """Read the configuration and the fragments in config.d beside it (in name order, later ones win). Raises ConfigError."""
-    merged: dict[str, object] = {}
     fragments = path.parent / "config.d"
     extra = sorted(fragments.glob("*.toml")) if fragments.is_dir() else []
-    for file in (path, *extra):
-        _merge(merged, _read_toml(file))
-    return validate(merged, path)
+    return compose(((file, _read(file)) for file in (path, *extra)), path)
 
 
-def _read_toml(path: Path) -> dict[str, object]:
+def _read(path: Path) -> bytes:
     check_private(path, "configuration")
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
+            return file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"configuration {path} cannot be read: {error.strerror}", "name another one with -c") from error
+
+
+def compose(fragments: Iterable[tuple[Path, bytes]], path: Path) -> Settings:
+    """Settings from the files' bytes, later ones over earlier ones; relative paths start at the folder of `path`. Raises ConfigError."""
+    merged: dict[str, object] = {}
+    for file, data in fragments:
+        _merge(merged, _parse(file, data), file)
+    return validate(merged, path)
+
+
+def _parse(path: Path, data: bytes) -> dict[str, object]:
     if len(data) > _MAX_FILE_BYTES:
         raise ConfigError(f"configuration {path} is larger than {_MAX_FILE_BYTES} bytes", "is it the right file?")
+    # A key `a.a.a...` costs the parser the square of its parts, and a key cannot go on in the next line.
+    if len(longest := max(data.split(b"\n"), key=len)) > _MAX_LINE_BYTES:
+        raise ConfigError(f"configuration {path} has a line of {len(longest)} bytes, more than {_MAX_LINE_BYTES}", "is it the right file?")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         raise ConfigError(f"configuration {path} is not UTF-8 (byte {error.start})", "save it as UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # Mostly TOMLDecodeError; a number of thousands of digits is a plain ValueError.
         text = " ".join(str(error).split()) or "nested too deeply"
-        raise ConfigError(f"configuration {path} is not TOML: {text}", "mend the line") from error
+        raise ConfigError(f"configuration {path} is not TOML: {text[:200]}", "mend the line") from error
 
 
-def _merge(into: dict[str, object], more: Mapping[str, object]) -> None:
+def _merge(into: dict[str, object], more: Mapping[str, object], file: Path, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise ConfigError(f"configuration {file} is nested too deeply", "no section has more than two others around it")
     for key, value in more.items():
         mine = into.get(key)
         if isinstance(mine, dict) and isinstance(value, dict):
-            _merge(mine, value)
+            _merge(mine, value, file, depth + 1)
         else:
             into[key] = value
 
@@ -211,7 +228,7 @@ def _known(raw: Mapping[str, object], names: tuple[str, ...], where: str) -> Non
             near = get_close_matches(key, names, 1)
             place = f"in [{where}]" if where else "at the top level"
             hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(names)}"
-            raise ConfigError(f"unknown key {key!r} {place}", hint)
+            raise ConfigError(f"unknown key {key[:60]!r} {place}", hint)
 
 
 def _section(raw: object, spec: _Spec, where: str, base: Path) -> dict[str, object]:
@@ -227,13 +244,13 @@ def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> 
     if type(value) is not kind:
         wanted, example = _KINDS[kind]
         raise ConfigError(f"{name} must be {wanted}", f"as in {name.rpartition('.')[2]} = {example}")
-    if isinstance(value, str) and ("\0" in value or "\n" in value):
-        raise ConfigError(f"{name} holds a line break or a NUL", "write it on one line")
+    if isinstance(value, str) and _CONTROLS.search(value):
+        raise ConfigError(f"{name} holds a control character (a line break, a NUL)", "write it on one line")
     if kind is int and isinstance(bounds, tuple) and isinstance(value, int) and not bounds[0] <= value <= bounds[1]:
-        raise ConfigError(f"{name} = {value} is out of range", f"{bounds[0]} to {bounds[1]}")
+        raise ConfigError(f"{name} is out of range", f"{bounds[0]} to {bounds[1]}")
     if isinstance(value, str) and isinstance(bounds, tuple):
         if bounds and isinstance(bounds[0], str) and value not in bounds:
-            raise ConfigError(f'{name} = "{value}" is not known', f"one of {', '.join(bounds)}")
+            raise ConfigError(f'{name} = "{value[:60]}" is not known', f"one of {', '.join(bounds)}")
         if bounds and isinstance(bounds[0], int) and not bounds[0] <= len(value) <= bounds[1]:
             raise ConfigError(f"{name} has {len(value)} characters", f"{bounds[0]} to {bounds[1]}")
     return value
@@ -253,7 +270,7 @@ def _slots(raw: object, base: Path) -> dict[str, SlotSettings]:
     seen: dict[Path, str] = {}
     for slot, body in raw.items():
         if not _SLOT_NAME.fullmatch(slot):
-            raise ConfigError(f"slot name {slot!r} is not letters and digits", "as in [slots.A]")
+            raise ConfigError(f"slot name {slot[:60]!r} is not letters and digits", "as in [slots.A]")
         if not isinstance(body, dict):
             raise ConfigError(f"[slots.{slot}] is not a section", f"write [slots.{slot}] and images = {{ rootfs = ... }}")
         _known(body, ("images",), f"slots.{slot}")
@@ -263,7 +280,7 @@ def _slots(raw: object, base: Path) -> dict[str, SlotSettings]:
         places: dict[str, Path] = {}
         for image, place in images.items():
             if not _IMAGE_NAME.fullmatch(image):
-                raise ConfigError(f"image name {image!r} in [slots.{slot}] is not letters, digits, dot, dash", "as in rootfs")
+                raise ConfigError(f"image name {image[:60]!r} in [slots.{slot}] is not letters, digits, dot, dash", "as in rootfs")
             device = _path(place, f"slots.{slot}.images.{image}", base)
             if device in seen:
                 raise ConfigError(f"{device} is used twice: {seen[device]} and {slot}.{image}", "every image needs a place of its own")

@@ -84,8 +84,9 @@ def load(path: Path, *, level: int | None = None) -> Spec:
         document = tomllib.loads(data.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        # Mostly TOMLDecodeError; a number of thousands of digits is a plain ValueError.
+        raise ConfigError(f"{path} is not TOML: {' '.join(str(error).split())[:200]}") from error
     return _Table(document, str(path), _TOP).spec(path.parent, level)
 
 

@@ -146,6 +146,8 @@ def test_an_existing_bundle_survives_a_failure(tmp_path: Path, pair: KeyPair) ->
     ("text", "match"),
     [
         ("compatible", "not TOML"),
+        ("compatible = " + "9" * 5000, "not TOML"),
+        ("compatible = " + "[" * 5000, "not TOML"),
         (HEAD, "no images"),
         (HEAD + "images = 3", "no images"),
         (HEAD + "[images]\nx = 3", "not a table"),
