@@ -89,7 +89,11 @@ def carry_out(board: Board, request: machine.Request) -> Facts:
 
 
 def perform(board: Board, steps: Iterable[Step]) -> None:
-    """Perform steps in order, each durable before the next. Raises what the step's port raises."""
+    """Perform steps in order, each durable before the next. Raises what the step's port raises.
+
+    On a tolerant board a record that cannot be written is tried again, at last after all steps: one I/O error must not cost the reason.
+    """
+    unsaved: SaveRecord | None = None
     for step in steps:
         match step:
             case CommitBoot():
@@ -102,18 +106,23 @@ def perform(board: Board, steps: Iterable[Step]) -> None:
                 _check_store(board, step.state)
             case SaveRecord():
                 log.info("record: %s", step.why)
-                _save(board, step)
+                unsaved = _unsaved(board, step) and _unsaved(board, step)
             case _:
                 board.doers[type(step)](step)
+    if unsaved is not None and _unsaved(board, unsaved):
+        log.warning("the record is not written: %s", unsaved.why)
 
 
-def _save(board: Board, step: SaveRecord) -> None:
+def _unsaved(board: Board, step: SaveRecord) -> SaveRecord | None:
+    """Write the record; None, or the step where a tolerant board's record could not be written."""
     try:
         board.state.save(step.record)
     except AbupdateError as error:
         if not board.tolerant:
             raise
-        log.warning("the record is not written (%s): %s", step.why, error.message)
+        log.info("the record is not written: %s", error.message)
+        return step
+    return None
 
 
 def _check_store(board: Board, wanted: BootState) -> None:

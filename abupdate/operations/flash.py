@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from abupdate import machine
 from abupdate.errors import AbupdateError, ConfigError, NothingToDo, Refused
 from abupdate.log import log
-from abupdate.model import Facts, ReadBack, SaveHead, SlotState, Step, WriteSlot
+from abupdate.model import Facts, ReadBack, SaveHead, Situation, SlotState, Step, WriteSlot
 from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out, observe, perform, settle
 from abupdate.ports import OpenBundle, Progress, SlotContents
 
@@ -63,7 +63,7 @@ def flash(
                 _note_failure(board, slot, error)
                 raise
             if activate:
-                carry_out(working, machine.Activate(slot, verified=True))
+                _arm(working, machine.Activate(slot, verified=True))
         return Outcome(slot, manifest.version, name, activate)
 
 
@@ -83,11 +83,31 @@ def activate(board: Board, contents: SlotContents, check_head: Callable[[bytes],
             if head is None:
                 raise NothingToDo(f"the manifest of slot {target} is lost", "flash the bundle again")
             if check_head(head) != known.bundle:
-                raise Refused(f"the stored manifest is not of the bundle on slot {target}", "flash the bundle again")
+                # A flash of another bundle was cut off before it touched the slot: what lies there can no longer be verified.
+                raise NothingToDo(f"the stored manifest is not of the bundle on slot {target}", "flash the bundle again")
             _refuse_downgrade(facts, known.counter)
             doers: dict[type, Callable[[Step], None]] = {ReadBack: lambda step: contents.verify(target, head, progress)}
-            carry_out(replace(board, doers=doers), machine.Activate(target))
+            _arm(replace(board, doers=doers), machine.Activate(target))
         return Outcome(target, known.version, known.bundle, armed=True)
+
+
+def _arm(board: Board, request: machine.Activate) -> None:
+    """Steps 8 and 9. Once the boot store shows the slot armed it boots next, whatever the record says: that is no failure any more."""
+    *steps, recorded = machine.decide(settle(board), request)
+    try:
+        perform(board, steps)
+    except AbupdateError as error:
+        if _is_armed(board):
+            error.hint = f"slot {request.slot} is armed all the same and boots next: reboot, or cancel with `abupdate revert`"
+        raise
+    perform(replace(board, tolerant=True), [recorded])
+
+
+def _is_armed(board: Board) -> bool:
+    try:
+        return machine.situation(observe(board)) is Situation.ARMED
+    except (AbupdateError, OSError):
+        return False
 
 
 def _refuse_downgrade(facts: Facts, counter: int) -> None:

@@ -117,7 +117,7 @@ def test_activate_wants_the_head_of_what_is_written(device: Device) -> None:
     untouched(
         device,
         lambda: flashing.activate(device.board(), device.slots, lambda head: "another", None, silent),
-        Refused,
+        NothingToDo,
         "not of the bundle on slot B",
     )
     head = device.media.files.names.pop("/data/abupdate/head.B")
