@@ -73,6 +73,13 @@ class TrustSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptionSettings:
+    """keys: private key files that open sealed bundles; none: this device opens none."""
+
+    keys: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSettings:
     """booted: the running slot, or "auto"."""
 
@@ -94,6 +101,7 @@ class Settings:
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
+    encryption: EncryptionSettings = field(default_factory=EncryptionSettings)
 
 
 # type and bounds of every key; int bounds are inclusive
@@ -117,6 +125,7 @@ _SECTIONS: Mapping[str, _Spec] = {
     },
     "trust": {"keyring": (Path, None), "allow_test_keys": (bool, None)},
     "device": {"booted": (str, (1, 64))},
+    "encryption": {"keys": (list, (0, 8))},
 }
 _KINDS: Mapping[type, tuple[str, str]] = {str: ("a string", '"text"'), int: ("a whole number", "10"), bool: ("true or false", "true")}
 _REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
@@ -138,6 +147,14 @@ def check_private(path: Path, what: str) -> None:
         raise ConfigError(f"{what} {path} can be written by group or others (mode {stat.S_IMODE(info.st_mode):04o})", f"chmod go-w {path}")
     if info.st_uid not in (0, os.geteuid()):
         raise ConfigError(f"{what} {path} belongs to uid {info.st_uid}, neither root nor the caller", f"chown root {path}")
+
+
+def check_secret(path: Path, what: str) -> None:
+    """Like `check_private`, and others must not even be able to read it. Raises ConfigError."""
+    check_private(path, what)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{what} {path} can be read by others (mode {mode:04o})", f"chmod 600 {path}")
 
 
 def load(path: Path = DEFAULT_CONFIG) -> Settings:
@@ -218,6 +235,7 @@ def validate(raw: Mapping[str, object], path: Path) -> Settings:
         watchdog=WatchdogSettings(**parts["watchdog"]),  # type: ignore[arg-type]
         health=HealthSettings(**parts["health"]),  # type: ignore[arg-type]
         device=DeviceSettings(**parts["device"]),  # type: ignore[arg-type]
+        encryption=EncryptionSettings(**parts["encryption"]),  # type: ignore[arg-type]
         **top,  # type: ignore[arg-type]
     )
 
@@ -241,6 +259,8 @@ def _section(raw: object, spec: _Spec, where: str, base: Path) -> dict[str, obje
 def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> object:
     if kind is Path:
         return _path(value, name, base)
+    if kind is list:
+        return _paths(value, bounds, name, base)
     if type(value) is not kind:
         wanted, example = _KINDS[kind]
         raise ConfigError(f"{name} must be {wanted}", f"as in {name.rpartition('.')[2]} = {example}")
@@ -260,6 +280,17 @@ def _path(value: object, name: str, base: Path) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ConfigError(f"{name} must be a path", f'as in {name.rpartition(".")[2]} = "/dev/..."')
     return base / value
+
+
+def _paths(value: object, bounds: object, name: str, base: Path) -> tuple[Path, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{name} must be a list of paths", f'as in {name.rpartition(".")[2]} = ["/etc/..."]')
+    paths = tuple(_path(item, name, base) for item in value)
+    if isinstance(bounds, tuple) and not bounds[0] <= len(paths) <= bounds[1]:
+        raise ConfigError(f"{name} names {len(paths)} files", f"{bounds[0]} to {bounds[1]}")
+    if len(set(paths)) != len(paths):
+        raise ConfigError(f"{name} names a file twice", "name each once")
+    return paths
 
 
 def _slots(raw: object, base: Path) -> dict[str, SlotSettings]:

@@ -99,7 +99,7 @@ class Image:
 
     size_bytes: bytes on the slot. table_sha256: hash of the image's chunk table (32 bytes). table_bytes: length of that table.
     payload_bytes: stored bytes of all its chunks; offsets follow from the order of the images.
-    verity_root: dm-verity root hash or None.
+    verity_root: dm-verity root hash or None. sealed: its stored bytes are encrypted, as those of all images of the bundle are.
     """
 
     name: str
@@ -110,11 +110,35 @@ class Image:
     table_bytes: int
     payload_bytes: int
     verity_root: bytes | None = None
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Who can open a sealed bundle. key_id: first 8 bytes of the SHA-256 of the raw X25519 public key.
+
+    wrapped_key: the bundle's content key, encrypted for that key (48 bytes).
+    """
+
+    key_id: bytes
+    wrapped_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """For whom a bundle's payload is encrypted. seal_id: 32 random bytes. ephemeral: raw X25519 public key (32 bytes), one for all.
+
+    recipients: in ascending order of their ids, each once.
+    """
+
+    seal_id: bytes
+    ephemeral: bytes
+    recipients: tuple[Recipient, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the release key signs. bundle_id is SHA-256 over the manifest's bytes (32 bytes)."""
+    """What the release key signs. bundle_id is SHA-256 over the manifest's bytes (32 bytes). sealing: None for a plain payload."""
 
     bundle_id: bytes
     compatible: str
@@ -126,6 +150,7 @@ class Manifest:
     description: str
     flags: frozenset[str]
     images: tuple[Image, ...]
+    sealing: Sealing | None = None
 
 
 @dataclass(frozen=True, slots=True)

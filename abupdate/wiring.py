@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abupdate import __version__
-from abupdate.config import Settings, check_private
+from abupdate.config import Settings, check_private, check_secret
 from abupdate.devices.statedir import KEYRING, StateDir
 from abupdate.devices.thisboot import RUNTIME, LinuxBoot
 from abupdate.errors import AbupdateError, ConfigError, Refused
 from abupdate.log import log
-from abupdate.model import BootTraits, Keyring, SlotRecord, SlotState, TrialPolicy
+from abupdate.model import BootTraits, Keyring, Sealing, SlotRecord, SlotState, TrialPolicy
 from abupdate.operations.board import Board
 from abupdate.ports import Bootloader
 
 if TYPE_CHECKING:
     from abupdate.formats.bundle import Signed
+    from abupdate.formats.contentkey import ContentKey, Identity
     from abupdate.operations.keyring import Trust
     from abupdate.transfer.slots import DeviceSlots
 
@@ -140,6 +141,43 @@ def trust(settings: Settings) -> Trust:
         walk=lambda current, chain: rotation.walk(current, chain, allow_test_keys=allowed),
         private=lambda: check_private(settings.state_dir / KEYRING, "keyring"),
     )
+
+
+def unsealing(settings: Settings) -> Callable[[Sealing], ContentKey]:
+    """Opens sealed bundles with this device's keys, which are read when the first such bundle is met.
+
+    Raises ConfigError at once for a key file that others can read or change. One that is not there, or is no key, is an error
+    only where a sealed bundle is to be opened: a device that lost its key must still take the bundle that mends it.
+    """
+    for path in settings.encryption.keys:
+        if path.exists():
+            check_secret(path, "key")
+
+    def unseal(sealing: Sealing) -> ContentKey:
+        from abupdate.formats import contentkey
+
+        return contentkey.unseal(sealing, identities(settings))
+
+    return unseal
+
+
+def identities(settings: Settings) -> tuple[Identity, ...]:
+    """This device's keys for sealed bundles. Raises ConfigError for a file that is not such a key, or that others can read."""
+    from abupdate.formats import contentkey, keyfile
+
+    found = []
+    for path in settings.encryption.keys:
+        check_secret(path, "key")
+        try:
+            with path.open("rb") as file:
+                data = file.read(keyfile.MAX_BYTES)
+        except OSError as error:
+            raise ConfigError(f"key {path} cannot be read: {error.strerror}", "[encryption] keys names it") from error
+        identity = contentkey.parse_identity(data, f"key {path}")
+        if identity.test and not settings.trust.allow_test_keys:
+            raise ConfigError(f"key {path} is a test key, which everybody has", "make one of its own, or set trust.allow_test_keys = true")
+        found.append(identity)
+    return tuple(found)
 
 
 def _read_keyring(path: Path) -> bytes:

@@ -15,7 +15,7 @@ from abupdate.formats import signature
 from abupdate.formats.bundle import Signed
 from abupdate.host import create as host_create
 from abupdate.host import extract as host_extract
-from abupdate.host import resign, spec
+from abupdate.host import keys, recipients, resign, spec
 from abupdate.host.signing import load_signers
 
 
@@ -25,7 +25,8 @@ def create(args: argparse.Namespace) -> int:
         raise ConfigError(f"--level {args.level} is not between 1 and 22")
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
     recipe = spec.load(args.spec, level=args.level)
-    manifest = host_create.create(recipe, args.output, signers, _progress(args))
+    seal = recipients.seal_for((*recipe.recipients, *args.recipients))
+    manifest = host_create.create(recipe, args.output, signers, _progress(args), seal=seal)
     size_bytes = args.output.stat().st_size
     document = {
         "file": str(args.output),
@@ -33,6 +34,7 @@ def create(args: argparse.Namespace) -> int:
         "version": manifest.version,
         "size_bytes": size_bytes,
         "signed_by": sorted(signature.key_id(signer.public.raw) for signer in signers),
+        "sealed_for": [recipient.key_id.hex() for recipient in manifest.sealing.recipients] if manifest.sealing else None,
     }
     say(args, document, f"{args.output}: {manifest.compatible} {manifest.version}, {size_bytes} bytes, bundle {manifest.bundle_id.hex()}")
     return 0
@@ -57,7 +59,11 @@ def extract(args: argparse.Namespace) -> int:
         def check(signed: Signed) -> object:
             return keyring_format.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring)
 
-    written: dict[str, Path] = host_extract.extract(args.bundle, args.output, check)
+    identity = None
+    if args.identity is not None:
+        passphrase = keys.read_passphrase(args.passphrase_file) if args.passphrase_file else None
+        identity = recipients.load_identity(args.identity, passphrase)
+    written: dict[str, Path] = host_extract.extract(args.bundle, args.output, check, identity=identity)
     if check is None and not args.quiet:
         print("the signatures were not checked; --keyring does that", file=sys.stderr)
     document = {"images": {name: str(path) for name, path in written.items()}, "signatures_checked": check is not None}

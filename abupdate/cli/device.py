@@ -54,9 +54,10 @@ def flash(options: Namespace) -> int:
     board = wiring.board(settings)
     check = wiring.admission(settings)
     contents = wiring.contents(settings, options.max_rate, check)
+    unseal = wiring.unsealing(settings)
     with open_source(options.source) as source:
         report = progress(options.progress, quiet=options.quiet)
-        done = operation.flash(board, contents, lambda: Bundle(source, check), report, activate=not options.no_activate)
+        done = operation.flash(board, contents, lambda: Bundle(source, check, unseal), report, activate=not options.no_activate)
     document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": done.armed, "reboot_needed": done.armed}
     after = "reboot needed: it boots next, on trial" if done.armed else "not activated: `abupdate activate` lets it boot"
     with _then_reboot(wanted=options.reboot and done.armed):

@@ -36,6 +36,7 @@ def doctor(options: Namespace) -> int:
             ("boot store", lambda: check_state(board)),
             ("boot", lambda: _boot(board, settings)),
             ("trust", lambda: _trust(settings)),
+            ("encryption", lambda: _encryption(settings)),
             ("watchdog", lambda: _watchdog(settings)),
             ("health", lambda: _health(settings)),
             ("devices", _devices),
@@ -119,6 +120,12 @@ def _trust(settings: Settings) -> Iterable[Finding]:
     yield Finding(Grade.OK, "trust", f"{settings.trust.keyring} is whole and signed by its root keys")
     if settings.trust.allow_test_keys:
         yield Finding(Grade.WARN, "trust", "test keys are accepted", "remove trust.allow_test_keys on devices that leave the house")
+
+
+def _encryption(settings: Settings) -> Iterable[Finding]:
+    if settings.encryption.keys:
+        found = ", ".join(identity.key_id.hex() for identity in wiring.identities(settings))
+        yield Finding(Grade.OK, "encryption", f"this device opens what is sealed for {found}")
 
 
 def _watchdog(settings: Settings) -> Iterable[Finding]:

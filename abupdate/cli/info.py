@@ -100,6 +100,7 @@ def _describe(head: bundle.Head, size_bytes: int) -> dict[str, Any]:
         "build_time": manifest.build_time,
         "description": manifest.description,
         "flags": sorted(manifest.flags),
+        "sealed_for": [recipient.key_id.hex() for recipient in manifest.sealing.recipients] if manifest.sealing else None,
         "size_bytes": size_bytes,
         "images": images,
     }
@@ -126,6 +127,9 @@ def _print(document: dict[str, Any], manifest: Manifest) -> None:
         print(f"  needs abupdate    {manifest.min_updater}")
     if manifest.flags:
         print(f"  flags             {', '.join(sorted(manifest.flags))}")
+    if manifest.sealing:
+        count = len(manifest.sealing.recipients)
+        print(f"  sealed for        {count} recipient{'s' if count > 1 else ''}: {', '.join(document['sealed_for'])}")
     for line in manifest.description.splitlines():
         print(f"  | {line}")
     for image in document["images"]:

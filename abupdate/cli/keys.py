@@ -7,7 +7,7 @@ import argparse
 from abupdate.cli.output import say
 from abupdate.cli.trust import describe_roles, role_lines
 from abupdate.formats import signature
-from abupdate.host import keyrings, keys
+from abupdate.host import keyrings, keys, recipients
 from abupdate.host.signing import load_signers
 from abupdate.model import RoleName
 
@@ -15,10 +15,15 @@ from abupdate.model import RoleName
 def generate(args: argparse.Namespace) -> int:
     """Make a key pair."""
     passphrase = keys.read_passphrase(args.passphrase_file) if args.passphrase_file else None
-    private, public, key = keys.generate(args.name, passphrase=passphrase, test=args.test)
-    name = signature.key_id(key.raw)
-    document = {"private": str(private), "public": str(public), "key_id": name, "test": key.test}
-    say(args, document, f"{private} and {public}: {'test key' if key.test else 'key'} {name}")
+    if args.recipient:
+        private, public, identity = recipients.generate(args.name, passphrase=passphrase, test=args.test)
+        kind, name = "recipient", identity.key_id.hex()
+    else:
+        private, public, key = keys.generate(args.name, passphrase=passphrase, test=args.test)
+        kind, name = "signer", signature.key_id(key.raw)
+    document = {"private": str(private), "public": str(public), "kind": kind, "key_id": name, "test": args.test}
+    words = " ".join(["test" if args.test else "", "recipient" if args.recipient else "", "key"]).strip().replace("  ", " ")
+    say(args, document, f"{private} and {public}: {words} {name}")
     return 0
 
 

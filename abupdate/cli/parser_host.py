@@ -35,6 +35,15 @@ def _add_bundle(subparsers: Subparsers) -> None:
     create.add_argument("spec", type=Path, metavar="SPEC.toml")
     create.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     create.add_argument("--level", type=int, metavar="N", help="zstd level, 1 to 22, instead of the SPEC's (which is 15 by default)")
+    create.add_argument(
+        "--recipient",
+        dest="recipients",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="KEY.pub",
+        help="encrypt the payload for this X25519 key; may be repeated",
+    )
     _add_signing(create, "--key")
     create.set_defaults(handler="abupdate.cli.bundle:create")
     _add_json(create)
@@ -47,6 +56,8 @@ def _add_bundle(subparsers: Subparsers) -> None:
     extract.add_argument("bundle", type=Path, metavar="BUNDLE")
     extract.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     extract.add_argument("--keyring", type=Path, metavar="FILE", help="refuse a bundle that this keyring does not accept")
+    extract.add_argument("--identity", type=Path, metavar="KEY.pem", help="opens a bundle that is sealed for this key")
+    extract.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line opens the encrypted key of --identity")
     extract.set_defaults(handler="abupdate.cli.bundle:extract")
     _add_json(extract)
 
@@ -58,6 +69,7 @@ def _add_keys(subparsers: Subparsers) -> None:
     generate = verbs.add_parser("generate", help="make a key pair NAME.pem and NAME.pub")
     generate.add_argument("name", type=Path, metavar="NAME", help="may be a path")
     generate.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypt the private key with the file's first line")
+    generate.add_argument("--recipient", action="store_true", help="an X25519 key that opens sealed bundles, not one that signs")
     generate.add_argument("--test", action="store_true", help="mark the key as a test key, which devices refuse")
     generate.set_defaults(handler="abupdate.cli.keys:generate")
     _add_json(generate)

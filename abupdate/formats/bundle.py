@@ -40,8 +40,13 @@ Everything before the payload is the head. The bundle's id is the SHA-256 of the
           0006  SHA-256 of the chunk table
           0007  length of the image's payload, u64; they add up to the header's at most 2^60
           0008  dm-verity root hash, 32 bytes; optional
+    0030  sealing, a nested sequence; absent: the payload is not encrypted
+          0001  suite, u8: 1 (another one needs a newer abupdate)
+          0002  seal id, 32 random bytes
+          0003  ephemeral X25519 public key, 32 bytes; below 2^255 - 19, and not a point of small order
+          0004  recipient, 56 bytes: key id (8), wrapped content key (48); a list of 1 to 512, strictly ascending by key id
 
-Other tags without bit 15 need a newer abupdate; 0030 is kept for encryption recipients, an image's 0009 for a table that is
+Other tags without bit 15 need a newer abupdate; an image's 0009 for a table that is
 a hash tree and 000A for patch groups. Tags with bit 15 may be passed over.
 
 **Signatures**: the block of signature.py over the manifest, in the domain `bundle`. An empty block is an unsigned bundle.
@@ -65,6 +70,27 @@ stored size 0, stored hash 32 zero bytes. Under the codec none every other chunk
 hashes. Under zstd a raw chunk is stored so too; any other is one zstd frame (RFC 8878) that is smaller than the chunk,
 declares its content's size, has a window of at most 8 MiB and no dictionary, and nothing follows the frame. Sizes and stored
 sizes add up to what the manifest says.
+
+**Sealing**. In a sealed bundle every chunk but a zero one is stored encrypted: 28 bytes longer than above, with a stored hash of
+its own. Hashes and probe of the slot's bytes stay what they are, so what lies on a slot is recognised and verified without a key.
+A recipient's key id is the first 8 bytes of the SHA-256 of its raw X25519 public key. Suite 1, with ‖ for concatenation:
+
+    content key = 32 random bytes, new for every bundle
+    wrap key    = HKDF-SHA256 (RFC 5869) of X25519(ephemeral, recipient), salt: seal id,
+                  info: "abupdate seal 1 wrap" 00 ‖ ephemeral public key ‖ recipient's public key; 32 bytes
+    wrapped     = ChaCha20-Poly1305 (RFC 8439) of the content key under the wrap key, nonce: 12 zero bytes, no associated data
+    chunk key   = HKDF-Expand-SHA256 of the content key, info: "abupdate seal 1 chunk" 00 ‖ seal id ‖ length of the image's name, u8 ‖
+                  name ‖ offset on the slot, u64 ‖ size on the slot, u32 ‖ SHA-256 of the bytes on the slot; 32 bytes
+    stored      = nonce (12 random bytes) ‖ ChaCha20-Poly1305 of what is stored without sealing, under the chunk key, no associated data
+
+So a chunk opens only in its own place in its own bundle, and whoever has the content key may seal it again with another nonce.
+A key for each chunk, and not one key with the place as associated data: a device that makes nonces from bad randomness cannot
+use one nonce for two different chunks under one key. The signature covers all of it (it is in the manifest), and the stored hash
+is verified before anything is decrypted. Recipients cannot be added later, since that is another manifest and another bundle.
+
+Without a key one still learns everything in the head: versions, recipients' key ids, sizes, which chunks are zero, how well each one
+compresses, and by their hashes which chunks equal one another or something that one has or can guess. Sealing hides what cannot
+be guessed; a short secret in an otherwise known block can be tried out. It does not say who built the bundle: the signatures do.
 
 **Payload**: the stored bytes of all images' chunks, in order. Nothing follows.
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from abupdate.errors import Refused
 from abupdate.formats import tlv
+from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.model import Chunk, Codec, Image
 
 HEADER = struct.Struct("<IIII")
@@ -60,6 +61,7 @@ def check(table: bytes | memoryview, image: Image) -> None:
     name = image.name
     count = _count(table, image)
     size_bytes = payload_bytes = number = 0
+    added = OVERHEAD_BYTES if image.sealed else 0
     for number, (size, stored, flags, head, sha256, stored_sha256) in enumerate(ENTRY.iter_unpack(table[HEADER.size :]), 1):
         if not 0 < size <= MAX_CHUNK_BYTES or (size % ALIGN_BYTES and number != count):
             raise Refused(f"chunk {number} of image {name} has a wrong size ({size})")
@@ -68,9 +70,9 @@ def check(table: bytes | memoryview, image: Image) -> None:
         if flags == FLAG_ZERO:
             fine = not stored and stored_sha256 == NO_DIGEST and (sha256, head) == zero_digests(size)
         elif flags == (FLAG_RAW if image.codec is not Codec.NONE else 0):
-            fine = stored == size and stored_sha256 == sha256
+            fine = stored == size + added and (image.sealed or stored_sha256 == sha256)
         else:
-            fine = flags == 0 and 0 < stored < size
+            fine = flags == 0 and added < stored < size + added
         if not fine or (size <= PROBE_BYTES and head != sha256[:8]):
             raise Refused(f"chunk {number} of image {name} contradicts itself")
         size_bytes += size

@@ -1,12 +1,13 @@
 """Turns a chunk's stored bytes into slot bytes: verified before decoding, bounded while decoding, verified after it.
 
-Stored bytes are checked against the signed table BEFORE a decoder sees them: zstd frames are malleable.
+Stored bytes are checked against the signed table BEFORE they are decrypted and BEFORE a decoder sees them: zstd frames are malleable.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Protocol
 
 import zstandard
 
@@ -23,10 +24,22 @@ _CHECKSUM_BYTES = 4
 _HINT = "the bundle is damaged or was built wrongly: fetch it again"
 
 
-class Decoder:
-    """Decodes chunks into a caller's buffer without another copy; belongs to one thread."""
+class Opener(Protocol):
+    """Decrypts the chunks of one image of a sealed bundle."""
 
-    def __init__(self) -> None:
+    def open(self, chunk: Chunk, sealed: memoryview) -> bytes:
+        """What the bundle would store for the chunk if it was not sealed, 28 bytes shorter. Raises Refused."""
+
+
+class Decoder:
+    """Decodes chunks of an image into a caller's buffer; belongs to one thread.
+
+    There is no other copy on the way, except that a sealed chunk is decrypted into memory of its own.
+    """
+
+    def __init__(self, opener: Opener | None = None) -> None:
+        """opener: of a sealed bundle's image."""
+        self._opener = opener
         self._zstd = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
 
     def verify(self, chunk: Chunk, stored: memoryview) -> None:
@@ -37,10 +50,13 @@ class Decoder:
     def decode(self, chunk: Chunk, codec: Codec, stored: memoryview, out: memoryview) -> None:
         """Fill `out` (chunk.size bytes) from `stored` (chunk.stored_size bytes).
 
-        Raises Refused where either hash differs, where `stored` is anything but exactly one frame that declares exactly
-        chunk.size bytes, or where it asks for a window of more than 8 MiB. Nothing is decoded before the stored hash matches.
+        Raises Refused where either hash differs, where the opener refuses, where what is to be decoded is anything but exactly one
+        frame that declares exactly chunk.size bytes, or where it asks for a window of more than 8 MiB. Nothing is decrypted or
+        decoded before the stored hash matches.
         """
         self.verify(chunk, stored)
+        if self._opener is not None:
+            stored = memoryview(self._opener.open(chunk, stored))
         if chunk.raw or codec is Codec.NONE:
             if len(stored) != chunk.size:
                 raise Refused(f"the chunk at byte {chunk.offset} has the wrong stored size", _HINT)

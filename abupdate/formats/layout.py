@@ -35,6 +35,12 @@ IMAGE_TAGS = {
     0x0007: c.Int64ul,
     0x0008: c.Bytes(32),
 }
+SEALING_TAGS = {
+    0x0001: c.Const(1, c.Int8ul),
+    0x0002: c.Bytes(32),
+    0x0003: c.Bytes(32),
+    0x0004: c.Struct(key_id=c.Bytes(8), wrapped_key=c.Bytes(48)),
+}
 MANIFEST_TAGS = {
     0x0001: c.Const(1, c.Int16ul),
     0x0002: _UTF8,
@@ -46,6 +52,7 @@ MANIFEST_TAGS = {
     0x0008: _UTF8,
     0x0009: _UTF8,
     0x0020: _sequence(IMAGE_TAGS),
+    0x0030: _sequence(SEALING_TAGS),
 }
 CHUNK = c.Struct(
     size=c.Int32ul,

@@ -10,7 +10,7 @@ import re
 import struct
 
 from abupdate.errors import Refused
-from abupdate.formats import tlv
+from abupdate.formats import sealing, tlv
 from abupdate.model import Codec, Image, ImageKind, Manifest
 
 FORMAT = 1
@@ -29,7 +29,7 @@ _KIND_NAMES = {number: kind for kind, number in KINDS.items()}
 _CODEC_NAMES = {number: codec for codec, number in CODECS.items()}
 
 _FORMAT, _COMPATIBLE, _HARDWARE, _VERSION, _COUNTER, _MIN_UPDATER, _BUILD_TIME, _DESCRIPTION, _FLAG = range(0x0001, 0x000A)
-_IMAGE = 0x0020
+_IMAGE, _SEALING = 0x0020, 0x0030
 _TAGS = {
     _FORMAT: False,
     _COMPATIBLE: False,
@@ -41,6 +41,7 @@ _TAGS = {
     _DESCRIPTION: False,
     _FLAG: True,
     _IMAGE: True,
+    _SEALING: False,
 }
 _NAME, _KIND, _CODEC, _SIZE, _TABLE_BYTES, _TABLE_SHA256, _PAYLOAD_BYTES, _VERITY = range(0x0001, 0x0009)
 _IMAGE_TAGS = dict.fromkeys((_NAME, _KIND, _CODEC, _SIZE, _TABLE_BYTES, _TABLE_SHA256, _PAYLOAD_BYTES, _VERITY), False)
@@ -54,6 +55,8 @@ _DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u206
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest's bytes; `bundle_id` is not looked at. Raises Refused for a value that no reader would accept."""
+    if any(image.sealed != (manifest.sealing is not None) for image in manifest.images):
+        raise Refused("either all images are sealed or none is")
     records = [
         (_FORMAT, struct.pack("<H", FORMAT)),
         (_COMPATIBLE, manifest.compatible.encode()),
@@ -68,6 +71,8 @@ def encode(manifest: Manifest) -> bytes:
         records.append((_DESCRIPTION, manifest.description.encode()))
     records += [(_FLAG, flag.encode()) for flag in sorted(manifest.flags)]
     records += [(_IMAGE, _encode_image(image)) for image in manifest.images]
+    if manifest.sealing is not None:
+        records.append((_SEALING, sealing.encode(manifest.sealing)))
     encoded = tlv.pack(records)
     decode(encoded)
     return encoded
@@ -111,7 +116,8 @@ def decode(data: bytes) -> Manifest:
     flags = frozenset(_text(flag, 64, "a flag") for flag in found[_FLAG])
     for flag in sorted(flags - FLAGS):
         raise tlv.newer(f"the manifest (flag {flag})")
-    images = tuple(_decode_image(value) for value in found[_IMAGE])
+    seal = sealing.decode(found[_SEALING][0]) if found[_SEALING] else None
+    images = tuple(_decode_image(value, sealed=seal is not None) for value in found[_IMAGE])
     if not 1 <= len(images) <= MAX_IMAGES:
         raise Refused(f"the manifest lists {len(images)} images instead of 1 to {MAX_IMAGES}")
     if len({image.name for image in images}) != len(images):
@@ -131,10 +137,11 @@ def decode(data: bytes) -> Manifest:
         description=_text(found[_DESCRIPTION][0], 4096, "the description", lines=True) if found[_DESCRIPTION] else "",
         flags=flags,
         images=images,
+        sealing=seal,
     )
 
 
-def _decode_image(value: bytes) -> Image:
+def _decode_image(value: bytes, *, sealed: bool) -> Image:
     what = "an image"
     found = tlv.unpack(value, _IMAGE_TAGS, what)
     name = _matching(_IMAGE_NAME, tlv.one(found, _NAME, what), "image name")
@@ -154,6 +161,7 @@ def _decode_image(value: bytes) -> Image:
         table_bytes=tlv.unsigned(tlv.one(found, _TABLE_BYTES, what), 8, MAX_TABLES_BYTES, f"{what}'s table length"),
         payload_bytes=tlv.unsigned(tlv.one(found, _PAYLOAD_BYTES, what), 8, MAX_SIZE_BYTES, f"{what}'s payload length"),
         verity_root=_digest(found[_VERITY][0], f"{what}'s verity root") if found[_VERITY] else None,
+        sealed=sealed,
     )
     if image.kind is ImageKind.RAW and not image.size_bytes:
         raise Refused(f"{what} is empty")

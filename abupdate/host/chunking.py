@@ -1,4 +1,4 @@
-"""Cuts an image file into chunks, hashes and encodes them on two threads, and hands them out in order.
+"""Cuts an image file into chunks, hashes, encodes and seals them on two threads, and hands them out in order.
 
 Holes of a sparse file are never read: a chunk that lies in one is known to be zero.
 """
@@ -10,8 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 from abupdate.errors import Failed
 from abupdate.formats import chunktable
@@ -31,7 +32,16 @@ class EncodedChunk:
     stored: bytes
 
 
-def encode_image(fd: int, size_bytes: int, chunk_bytes: int, codec: Codec, level: int) -> Iterator[EncodedChunk]:
+class Sealer(Protocol):
+    """Encrypts the chunks of one image; used by several threads."""
+
+    def seal(self, chunk: Chunk, stored: bytes) -> bytes:
+        """What is stored for a chunk of that offset, size and sha256 instead of `stored`."""
+
+
+def encode_image(
+    fd: int, size_bytes: int, chunk_bytes: int, codec: Codec, level: int, sealer: Sealer | None = None
+) -> Iterator[EncodedChunk]:
     """The chunks of an open file, in order, in bounded memory. Raises Failed where the file gets shorter meanwhile."""
     work = threading.local()
 
@@ -41,7 +51,8 @@ def encode_image(fd: int, size_bytes: int, chunk_bytes: int, codec: Codec, level
             raise Failed("the image got shorter while it was read", "build again when nothing writes to it")
         if not hasattr(work, "compress"):
             work.compress = _compressor(codec, level)
-        return _encode(offset, data, work.compress)
+        encoded = _encode(offset, data, work.compress)
+        return encoded if sealer is None else _seal(encoded, sealer)
 
     # Bounded by _AHEAD: a zero chunk of a hole is a finished future, so that the order needs no special case.
     waiting: deque[Future[EncodedChunk]] = deque()
@@ -113,3 +124,11 @@ def _encode(offset: int, data: bytes, compress: _Compress | None) -> EncodedChun
         return EncodedChunk(Chunk(offset, len(data), sha256, probe, 0, len(data), sha256, zero=False, raw=raw), data)
     stored_sha256 = hashlib.sha256(stored).digest()
     return EncodedChunk(Chunk(offset, len(data), sha256, probe, 0, len(stored), stored_sha256, zero=False, raw=False), stored)
+
+
+def _seal(encoded: EncodedChunk, sealer: Sealer) -> EncodedChunk:
+    if encoded.chunk.zero:
+        return encoded
+    stored = sealer.seal(encoded.chunk, encoded.stored)
+    chunk = replace(encoded.chunk, stored_size=len(stored), stored_sha256=hashlib.sha256(stored).digest())
+    return EncodedChunk(chunk, stored)

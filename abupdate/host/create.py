@@ -19,6 +19,7 @@ from abupdate.errors import ConfigError, Failed, Refused
 from abupdate.formats import bundle, chunktable, manifest, signature
 from abupdate.host.atomic import output, pwrite_all, pwrite_sparse
 from abupdate.host.chunking import encode_image
+from abupdate.host.recipients import Seal
 from abupdate.host.signing import Signer, sign_all
 from abupdate.host.spec import ImageSpec, Spec
 from abupdate.model import Image, ImageKind, Manifest, Signature
@@ -26,10 +27,10 @@ from abupdate.model import Image, ImageKind, Manifest, Signature
 Progress = Callable[[int, int], None]
 
 
-def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress | None = None) -> Manifest:
-    """Write the bundle `path`, whole or not at all. `progress(done, all)` gets bytes of images.
+def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress | None = None, *, seal: Seal | None = None) -> Manifest:
+    """Write the bundle `path`, whole or not at all. `progress(done, all)` gets bytes of images. seal: who alone can read the payload.
 
-    With equal inputs, zstd library and SOURCE_DATE_EPOCH the file is the same byte for byte. Raises ConfigError (the
+    With equal inputs, zstd library and SOURCE_DATE_EPOCH the file is the same byte for byte, unless it is sealed. Raises ConfigError (the
     SPEC's values break the format's rules, an image cannot be read) and Failed.
     """
     for source in spec.images:
@@ -38,7 +39,7 @@ def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress
     with ExitStack() as stack:
         files = [_open(image, stack) for image in spec.images]
         try:
-            draft = _draft(spec, files)
+            draft = _draft(spec, files, seal)
             manifest_bytes = manifest.encode(draft)
         except Refused as error:
             # The rules that a device refuses by; here they are about what the SPEC says.
@@ -55,7 +56,8 @@ def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress
         for image, spec_image, file in zip(draft.images, spec.images, files, strict=True):
             table = [chunktable.pack_header(-(-image.size_bytes // spec.chunk_bytes))]
             start = offset
-            for piece in encode_image(file, image.size_bytes, spec.chunk_bytes, image.codec, spec_image.level):
+            sealer = None if seal is None else seal.key.image(image.name)
+            for piece in encode_image(file, image.size_bytes, spec.chunk_bytes, image.codec, spec_image.level, sealer):
                 pwrite_sparse(fd, piece.stored, offset)
                 offset += piece.chunk.stored_size
                 table.append(chunktable.pack_entry(piece.chunk))
@@ -84,7 +86,7 @@ def build_time() -> int:
     return int(text)
 
 
-def _draft(spec: Spec, files: Sequence[int]) -> Manifest:
+def _draft(spec: Spec, files: Sequence[int], seal: Seal | None) -> Manifest:
     """The manifest with everything but table hashes and payload lengths."""
     images: list[Image] = []
     for image, fd in zip(spec.images, files, strict=True):
@@ -92,7 +94,8 @@ def _draft(spec: Spec, files: Sequence[int]) -> Manifest:
         if not size_bytes and image.kind is ImageKind.RAW:
             raise ConfigError(f"{image.path} is empty")
         length = chunktable.table_bytes(-(-size_bytes // spec.chunk_bytes))
-        images.append(Image(image.name, image.kind, size_bytes, image.codec, bytes(manifest.SHA256_BYTES), length, 0))
+        digest = bytes(manifest.SHA256_BYTES)
+        images.append(Image(image.name, image.kind, size_bytes, image.codec, digest, length, 0, sealed=seal is not None))
     return Manifest(
         bundle_id=b"",
         compatible=spec.compatible,
@@ -104,6 +107,7 @@ def _draft(spec: Spec, files: Sequence[int]) -> Manifest:
         description=spec.description,
         flags=spec.flags,
         images=tuple(images),
+        sealing=None if seal is None else seal.sealing,
     )
 
 

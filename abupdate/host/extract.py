@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from abupdate.errors import ConfigError, Refused
 from abupdate.formats import bundle
 from abupdate.formats.codec import Decoder
+from abupdate.formats.sealing import names
 from abupdate.host.atomic import output, pwrite_sparse
 
+if TYPE_CHECKING:
+    from abupdate.formats.contentkey import ContentKey, Identity
 
-def extract(path: Path, folder: Path, check: Callable[[bundle.Signed], object] | None = None) -> dict[str, Path]:
+
+def extract(
+    path: Path, folder: Path, check: Callable[[bundle.Signed], object] | None = None, *, identity: Identity | None = None
+) -> dict[str, Path]:
     """Write each image to FOLDER/NAME.img (zero chunks become holes); returns the files by image name.
 
-    `check` decides about the signatures before anything else is read. An image that is damaged leaves no file; files that
-    exist are never overwritten (ConfigError). Raises Refused for a fault in the bundle.
+    `check` decides about the signatures before anything else is read. identity: opens a sealed bundle (ConfigError without). An
+    image that is damaged leaves no file; files that exist are never overwritten (ConfigError). Raises Refused for a fault in the
+    bundle.
     """
     try:
         file = path.open("rb")
@@ -25,6 +32,7 @@ def extract(path: Path, folder: Path, check: Callable[[bundle.Signed], object] |
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     with file:
         head = bundle.read_head(file.read, os.fstat(file.fileno()).st_size, check)
+        key = _content_key(head.signed, identity)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -33,14 +41,26 @@ def extract(path: Path, folder: Path, check: Callable[[bundle.Signed], object] |
         for image in head.signed.manifest.images:
             target = folder / f"{image.name}.img"
             with output(target, replace=False) as fd:
-                _extract_image(file, head, image.name, fd)
+                _extract_image(file, head, image.name, fd, key)
                 os.ftruncate(fd, image.size_bytes)
             written[image.name] = target
     return written
 
 
-def _extract_image(file: BinaryIO, head: bundle.Head, name: str, fd: int) -> None:
-    decoder = Decoder()
+def _content_key(signed: bundle.Signed, identity: Identity | None) -> ContentKey | None:
+    sealing = signed.manifest.sealing
+    if sealing is None:
+        return None
+    if identity is None:
+        ids = names(recipient.key_id for recipient in sealing.recipients)
+        raise ConfigError(f"the bundle is sealed for {ids}", "--identity KEY.pem opens it")
+    from abupdate.formats.contentkey import unseal
+
+    return unseal(sealing, [identity])
+
+
+def _extract_image(file: BinaryIO, head: bundle.Head, name: str, fd: int, key: ContentKey | None) -> None:
+    decoder = Decoder(key.image(name) if key is not None else None)
     start, codec = head.signed.payload_offset(name), head.signed.image(name).codec
     for chunk in head.tables.chunks(name):
         if chunk.zero:

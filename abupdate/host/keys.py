@@ -1,7 +1,7 @@
-"""Key files on the build host: Ed25519 in PEM, PKCS#8 for the private half, SubjectPublicKeyInfo for the public one.
+"""Key files on the build host: PEM, PKCS#8 for the private half, SubjectPublicKeyInfo for the public one. The keys that sign: Ed25519.
 
-A test key carries a line of text in front of the PEM block of both its files; PEM readers pass over such text. The mark goes
-with the public key into keyrings, and devices refuse it there unless they are told otherwise.
+A test key carries a mark in both its files (formats/keyfile.py). The mark goes with the public key into keyrings, and devices
+refuse it there unless they are told otherwise.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abupdate.errors import ConfigError, Failed, Refused
-from abupdate.formats import signature
+from abupdate.formats import keyfile, signature
 from abupdate.host.atomic import output, pwrite_all
 from abupdate.model import PublicKey
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-TEST_MARK = b"abupdate-test-key: made for tests, never trust it on a real device"
-_TEST_PREFIX = b"abupdate-test-key:"
-_BEGIN_PUBLIC = b"-----BEGIN PUBLIC KEY-----"
-_MAX_BYTES = 64 * 1024
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +39,25 @@ def generate(name: Path, *, passphrase: bytes | None = None, test: bool = False)
 
     Raises ConfigError when one of them exists or the folder is missing.
     """
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    private_path, public_path = write_pair(name, key, passphrase=passphrase, test=test)
+    return private_path, public_path, PublicKey(key.public_key().public_bytes_raw(), test)
+
+
+def write_pair(name: Path, key: Ed25519PrivateKey | X25519PrivateKey, *, passphrase: bytes | None, test: bool) -> tuple[Path, Path]:
+    """Write a key pair NAME.pem (0600) and NAME.pub (0644); returns the two paths. Raises ConfigError as `generate` does."""
+    from cryptography.hazmat.primitives import serialization
 
     private_path, public_path = (name.with_name(name.name + suffix) for suffix in (".pem", ".pub"))
     for path in (private_path, public_path):
         if os.path.lexists(path):
             raise ConfigError(f"{path} exists", "choose another name; a key that is overwritten is lost")
-    key = Ed25519PrivateKey.generate()
     encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    mark = TEST_MARK + b"\n" if test else b""
+    mark = keyfile.TEST_MARK + b"\n" if test else b""
     with output(private_path, mode=0o600, replace=False) as fd:
         pwrite_all(fd, mark + private, 0)
     try:
@@ -64,12 +67,12 @@ def generate(name: Path, *, passphrase: bytes | None = None, test: bool = False)
         # Half a pair would only stand in the way of the next try.
         private_path.unlink()
         raise
-    return private_path, public_path, PublicKey(key.public_key().public_bytes_raw(), test)
+    return private_path, public_path
 
 
 def is_public(path: Path) -> bool:
     """True where a key file holds a public key."""
-    return _BEGIN_PUBLIC in _read(path)
+    return keyfile.is_public(keyfile.split(read(path))[1])
 
 
 def load_public(path: Path) -> PublicKey:
@@ -77,8 +80,8 @@ def load_public(path: Path) -> PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    text, pem = _split(path)
-    if not pem.startswith(_BEGIN_PUBLIC):
+    test, pem = split(path)
+    if not keyfile.is_public(pem):
         raise ConfigError(f"{path} is not a public key", "give the .pub file that `abupdate keys generate` made")
     try:
         key = load_pem_public_key(pem)
@@ -91,7 +94,7 @@ def load_public(path: Path) -> PublicKey:
         signature.check_public_key(raw)
     except Refused as error:
         raise ConfigError(f"{path}: {error.message}", error.hint) from error
-    return PublicKey(raw, _is_test(text))
+    return PublicKey(raw, test)
 
 
 def load_private(path: Path, passphrase: bytes | None = None) -> KeyPair:
@@ -103,13 +106,12 @@ def load_private(path: Path, passphrase: bytes | None = None) -> KeyPair:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    text, pem = _split(path)
-    test = _is_test(text)
-    if pem.startswith(_BEGIN_PUBLIC):
+    test, pem = split(path)
+    if keyfile.is_public(pem):
         raise ConfigError(f"{path} is a public key", "give the .pem file, or --sign-with for a key that is held elsewhere")
     if not test:
         check_private_mode(path)
-    encrypted = pem.startswith(b"-----BEGIN ENCRYPTED")
+    encrypted = keyfile.is_encrypted(pem)
     if encrypted and passphrase is None:
         raise ConfigError(f"{path} is encrypted", "give its passphrase with --passphrase-file")
     try:
@@ -123,7 +125,7 @@ def load_private(path: Path, passphrase: bytes | None = None) -> KeyPair:
 
 def read_passphrase(path: Path) -> bytes:
     """The first line of a passphrase file. Raises ConfigError where it is empty, or readable by others."""
-    data = _read(path)
+    data = read(path)
     check_private_mode(path)
     line = data.split(b"\n", 1)[0].rstrip(b"\r")
     if not line:
@@ -137,28 +139,25 @@ def check_private_mode(path: Path) -> None:
         raise ConfigError(f"{path} can be read by others", f"chmod 600 {path}")
 
 
-def _split(path: Path) -> tuple[bytes, bytes]:
-    data = _read(path)
-    start = data.find(b"-----BEGIN ")
-    if start < 0:
+def split(path: Path) -> tuple[bool, bytes]:
+    """Read a key file: whether it carries the mark of test keys, and its PEM part. Raises ConfigError where there is none."""
+    test, pem = keyfile.split(read(path))
+    if not pem:
         raise ConfigError(f"{path} is not a key", "keys are PEM files; `abupdate keys generate` makes them")
-    return data[:start], data[start:]
+    return test, pem
 
 
-def _is_test(text: bytes) -> bool:
-    return any(line.startswith(_TEST_PREFIX) for line in text.splitlines())
-
-
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """The bytes of a key file. Raises ConfigError where it cannot be read or is too large for one, Failed for I/O errors."""
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(keyfile.MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error
     except (IsADirectoryError, PermissionError) as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except OSError as error:
         raise Failed(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
+    if len(data) > keyfile.MAX_BYTES:
         raise ConfigError(f"{path} is too large for a key")
     return data

@@ -9,6 +9,7 @@
     min_updater = "0.1"                   # optional
     level = 15                            # optional: zstd level, 1 to 22
     chunk_bytes = 1048576                 # optional: multiple of 4096, at most 4194304
+    recipients = ["device.pub"]           # optional: who alone can read the payload; relative to the SPEC's folder
     [images.rootfs]
     file = "rootfs.ext4"                  # relative to the SPEC's folder
     kind = "raw"                          # optional
@@ -43,6 +44,7 @@ _TOP = (
     "min_updater",
     "level",
     "chunk_bytes",
+    "recipients",
     "images",
 )
 _IMAGE = ("file", "kind", "codec", "level")
@@ -61,7 +63,7 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a bundle is to be made of; `chunk_bytes` is the size of every chunk but an image's last."""
+    """What a bundle is to be made of; `chunk_bytes` is the size of every chunk but an image's last. recipients: public key files."""
 
     compatible: str
     version: str
@@ -72,6 +74,7 @@ class Spec:
     min_updater: str
     chunk_bytes: int
     images: tuple[ImageSpec, ...]
+    recipients: tuple[Path, ...] = ()
 
 
 def load(path: Path, *, level: int | None = None) -> Spec:
@@ -142,6 +145,7 @@ class _Table:
             min_updater=self.text("min_updater", ""),
             chunk_bytes=chunk_bytes,
             images=tuple(self._image(name, value, folder, default_level, level) for name, value in images.items()),
+            recipients=tuple(folder / name for name in self.texts("recipients")),
         )
 
     def _image(self, name: str, value: object, folder: Path, default_level: int, level: int | None) -> ImageSpec:

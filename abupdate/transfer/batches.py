@@ -9,18 +9,22 @@ from dataclasses import dataclass
 
 from abupdate.devices.block import aligned_buffer
 from abupdate.errors import ConfigError, Failed, Refused
-from abupdate.formats.chunktable import MAX_CHUNK_BYTES
-from abupdate.formats.codec import Decoder
+from abupdate.formats.chunktable import ALIGN_BYTES, MAX_CHUNK_BYTES
+from abupdate.formats.codec import Decoder, Opener
+from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.model import Chunk, Image
 from abupdate.ports import SparseTarget, Target
 
 # Slot bytes that a thread takes at once: large enough for efficient writes, small enough for a gateway's memory.
 BATCH_BYTES = 1 << 20
+# Their stored bytes: never more than that, but for what sealing adds to each chunk, and a chunk has at least a block (but the last).
+STORED_BATCH_BYTES = BATCH_BYTES + BATCH_BYTES // ALIGN_BYTES * OVERHEAD_BYTES
+MAX_STORED_BYTES = MAX_CHUNK_BYTES + OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive chunks, either all zero or none; together at most BATCH_BYTES, or one larger chunk."""
+    """Consecutive chunks, either all zero or none; together at most BATCH_BYTES, stored in STORED_BATCH_BYTES, or one larger chunk."""
 
     zero: bool
     chunks: tuple[Chunk, ...]
@@ -46,32 +50,39 @@ class Batch:
         return self.chunks[-1].stored_offset + self.chunks[-1].stored_size - self.stored_offset
 
 
-def batches(chunks: Iterator[Chunk]) -> Iterator[Batch]:
+def batches(chunks: Iterator[Chunk], *, sealed: bool = False) -> Iterator[Batch]:
     """Batches of chunks that follow one another. Raises Refused for a gap or a size out of bounds: nothing is allocated for those."""
     waiting: list[Chunk] = []
-    size = end = stored_end = 0
+    added = OVERHEAD_BYTES if sealed else 0
+    size = stored = end = stored_end = 0
     for chunk in chunks:
         if (chunk.offset, chunk.stored_offset) != (end, stored_end) or not 0 < chunk.size <= MAX_CHUNK_BYTES:
             raise Refused(f"the chunk table has a gap or a wrong size at byte {end}")
-        if not 0 <= chunk.stored_size <= chunk.size:
+        if not 0 <= chunk.stored_size <= chunk.size + added:
             raise Refused(f"the chunk at byte {chunk.offset} has a wrong stored size")
         end, stored_end = end + chunk.size, stored_end + chunk.stored_size
-        if waiting and (waiting[0].zero != chunk.zero or size + chunk.size > BATCH_BYTES):
+        full = size + chunk.size > BATCH_BYTES or stored + chunk.stored_size > STORED_BATCH_BYTES
+        if waiting and (waiting[0].zero != chunk.zero or full):
             yield Batch(waiting[0].zero, tuple(waiting))
-            waiting, size = [], 0
+            waiting, size, stored = [], 0, 0
         waiting.append(chunk)
         size += chunk.size
+        stored += chunk.stored_size
     if waiting:
         yield Batch(waiting[0].zero, tuple(waiting))
 
 
 class Buffers:
-    """One thread's buffers and decoder. `slot` and `stored` are page-aligned, as direct I/O needs them."""
+    """One thread's buffers and decoder. `slot` and `stored` are page-aligned, as direct I/O needs them.
 
-    def __init__(self) -> None:
+    At most 8 MiB and 28 bytes; the decoder of a sealed image takes as much as one chunk's stored bytes more while it decodes.
+    """
+
+    def __init__(self, opener: Opener | None = None) -> None:
+        """opener: where the image is sealed and its stored bytes are to be decoded."""
         self.slot = aligned_buffer(BATCH_BYTES)
-        self.stored = aligned_buffer(BATCH_BYTES)
-        self.decoder = Decoder()
+        self.stored = aligned_buffer(STORED_BATCH_BYTES)
+        self.decoder = Decoder(opener)
         self._zeros = bytearray(0)
 
     def fit(self, batch: Batch) -> None:
@@ -79,7 +90,7 @@ class Buffers:
         if batch.size > len(self.slot):
             self.slot = aligned_buffer(MAX_CHUNK_BYTES)
         if batch.stored_size > len(self.stored):
-            self.stored = aligned_buffer(MAX_CHUNK_BYTES)
+            self.stored = aligned_buffer(MAX_STORED_BYTES)
 
     def is_zero(self, view: memoryview) -> bool:
         """True when all bytes are zero. bytearray compares with memcmp; memoryview would go byte by byte."""

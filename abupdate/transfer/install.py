@@ -1,8 +1,8 @@
 """Writes an image's chunks to a target: read, verify, decode, hash and write overlap on a few threads.
 
 Each thread takes the next few chunks in order and carries them all the way, so nothing is handed over and memory is bounded:
-one buffer of stored bytes and one of slot bytes for each thread. Nothing reaches the target that did not match the
-signed table in the very buffer that is written.
+one buffer of stored bytes and one of slot bytes for each thread, and of a sealed image one decrypted chunk. Nothing reaches the
+target that did not match the signed table in the very buffer that is written.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from abupdate.errors import Failed, Refused
 from abupdate.formats.chunktable import PROBE_BYTES, probe
+from abupdate.formats.codec import Opener
 from abupdate.model import Chunk, Image
 from abupdate.ports import RandomSource, Source, SparseTarget, Target, WaitingSource
 from abupdate.transfer.batches import Batch, Buffers, batches, check_room, data_pieces, matches, read_whole
@@ -36,19 +37,27 @@ class InstallStats:
 
 
 def install_image(
-    source: Source, image: Image, chunks: Iterator[Chunk], target: Target, progress: Progress, *, limit: RateLimit | None = None
+    source: Source,
+    image: Image,
+    chunks: Iterator[Chunk],
+    target: Target,
+    progress: Progress,
+    *,
+    limit: RateLimit | None = None,
+    opener: Opener | None = None,
 ) -> InstallStats:
     """Bring the image onto the target; durable only after `target.flush()`.
 
     source: at the start of the image's payload; afterwards at its end. chunks: of the verified table.
     progress: called in this thread with the slot bytes done so far, at last with image.size_bytes.
-    limit: bounds the rate at which stored bytes are read. With a RandomSource, stored bytes of chunks that the target
-    already holds are not read; another source is read and verified from end to end.
+    limit: bounds the rate at which stored bytes are read. opener: of a sealed image.
+    With a RandomSource, stored bytes of chunks that the target already holds are not read; another source is read and verified
+    from end to end.
     Raises ConfigError for an image that does not fit (before the first write), Refused for a damaged payload, Failed for I/O
     errors and a stream that ends early. The target then holds a mix of old bytes and verified new ones.
     """
     check_room(image, target)
-    install = _Install(source, image, chunks, target, limit)
+    install = _Install(source, image, chunks, target, limit, opener)
     cancel = source.cancel if isinstance(source, WaitingSource) else None
     install.crew.run(install.work, progress, cancel)
     if install.random is not None:
@@ -59,7 +68,11 @@ def install_image(
 class _Install:
     """What the threads of one `install_image` share."""
 
-    def __init__(self, source: Source, image: Image, chunks: Iterator[Chunk], target: Target, limit: RateLimit | None) -> None:
+    def __init__(
+        self, source: Source, image: Image, chunks: Iterator[Chunk], target: Target, limit: RateLimit | None, opener: Opener | None
+    ) -> None:
+        assert image.sealed == (opener is not None)
+        self.opener = opener
         self.crew = Crew()
         self.source = source
         self.random = source if source.seekable and isinstance(source, RandomSource) else None
@@ -68,14 +81,14 @@ class _Install:
         self.target = target
         self.sparse = target if isinstance(target, SparseTarget) else None
         self.limit = limit
-        self.batches = batches(chunks)
+        self.batches = batches(chunks, sealed=image.sealed)
         self.order = threading.Lock()
         self.count = threading.Lock()
         self.written_bytes = self.kept_bytes = self.zeroed_bytes = self.read_bytes = 0
 
     def work(self) -> None:
         """One thread's part: batches until there are no more."""
-        buffers = Buffers()
+        buffers = Buffers(self.opener)
         while batch := self._take(buffers):
             if batch.zero:
                 self._zero(batch, buffers)

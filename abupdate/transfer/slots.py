@@ -5,25 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from abupdate.devices.block import open_readonly, open_target
 from abupdate.errors import ConfigError, Refused
 from abupdate.formats.bundle import Signed, Tables, parse_stored_head, read_signed, read_tables
-from abupdate.model import ImageKind, Manifest
+from abupdate.formats.codec import Opener
+from abupdate.model import ImageKind, Manifest, Sealing
 from abupdate.ports import OpenBundle, Progress, Source, Target
 from abupdate.transfer.install import install_image
 from abupdate.transfer.sources import RateLimit
 from abupdate.transfer.verify import verify_image
 
+if TYPE_CHECKING:
+    from abupdate.formats.contentkey import ContentKey
+
 
 class Bundle:
     """`ports.OpenBundle` over a source. `check` has accepted the manifest before the object exists."""
 
-    def __init__(self, source: Source, check: Callable[[Signed], object]) -> None:
-        """Read and check what is signed. Raises Refused, or Failed for a stream that ends early."""
+    def __init__(self, source: Source, check: Callable[[Signed], object], unseal: Callable[[Sealing], ContentKey]) -> None:
+        """Read and check what is signed; unseal finds the key of a sealed bundle, whether its chunks are needed or not.
+
+        Raises Refused, or Failed for a stream that ends early.
+        """
         self.source = source
         self._signed = read_signed(lambda count: _take(source, count), source.size_bytes)
         check(self._signed)
+        sealing = self._signed.manifest.sealing
+        self._key = unseal(sealing) if sealing is not None else None
         self._tables: Tables | None = None
 
     @property
@@ -37,6 +47,10 @@ class Bundle:
         if self._tables is None:
             self._tables = read_tables(lambda count: _take(self.source, count), self._signed)
         return self._tables
+
+    def opener(self, image: str) -> Opener | None:
+        """What decrypts the image's chunks, None where the bundle is not sealed."""
+        return None if self._key is None else self._key.image(image)
 
     def head(self) -> bytes:
         """See ports.OpenBundle."""
@@ -105,8 +119,9 @@ class DeviceSlots:
         limit = RateLimit(self._max_rate) if self._max_rate else None
         before = 0
         for image in bundle.manifest.images:
-            chunks = bundle.tables.chunks(image.name)
-            install_image(bundle.source, image, chunks, targets[image.name], _shifted(progress, "write", before, total), limit=limit)
+            chunks, opener, target = bundle.tables.chunks(image.name), bundle.opener(image.name), targets[image.name]
+            shown = _shifted(progress, "write", before, total)
+            install_image(bundle.source, image, chunks, target, shown, limit=limit, opener=opener)
             before += image.size_bytes
         _expect_end(bundle.source)
         for target in targets.values():

@@ -30,7 +30,7 @@ class _Verify:
         self.crew = Crew()
         self.image = image
         self.target = target
-        self.batches = batches(chunks)
+        self.batches = batches(chunks, sealed=image.sealed)
         self.order = threading.Lock()
 
     def work(self) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import settings
 
-from abupdate.formats import keyring, signature
+from abupdate.formats import contentkey, keyring, signature
+from abupdate.formats.contentkey import Identity
 from abupdate.host.create import create
 from abupdate.host.keys import KeyPair
+from abupdate.host.recipients import Seal
 from abupdate.host.signing import sign_all
 from abupdate.host.spec import load
 from abupdate.model import Keyring, PublicKey, Role, RoleName
@@ -64,7 +67,30 @@ def small_images() -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def small_bundle(pairs: dict[str, KeyPair], small_images: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A whole bundle of these images."""
-    folder = tmp_path_factory.mktemp("small")
+    return build(tmp_path_factory.mktemp("small"), pairs, small_images)
+
+
+@pytest.fixture(scope="session")
+def identities() -> dict[str, Identity]:
+    """Recipients by name, derived from the name."""
+    names = ("device", "product", "other")
+    return {name: Identity(X25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())) for name in names}
+
+
+@pytest.fixture(scope="session")
+def sealed_bundle(
+    pairs: dict[str, KeyPair],
+    small_images: dict[str, bytes],
+    identities: dict[str, Identity],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> bytes:
+    """The same bundle, sealed for `device` and `product`."""
+    seal = Seal(*contentkey.seal_for([identities["device"].public_key, identities["product"].public_key]))
+    return build(tmp_path_factory.mktemp("sealed"), pairs, small_images, seal)
+
+
+def build(folder: Path, pairs: dict[str, KeyPair], small_images: dict[str, bytes], seal: Seal | None = None) -> bytes:
+    """A bundle of the images, made in the folder."""
     for name, data in small_images.items():
         (folder / name).write_bytes(data)
     spec = folder / "spec.toml"
@@ -73,5 +99,5 @@ def small_bundle(pairs: dict[str, KeyPair], small_images: dict[str, bytes], tmp_
         'description = "two\\nlines"\nmin_updater = "0.1"\nchunk_bytes = 4096\n'
         '[images.rootfs]\nfile = "rootfs"\n[images.boot]\nfile = "boot"\ncodec = "none"\n'
     )
-    create(load(spec), folder / "out.abu", [pairs["release-1"], pairs["release-2"]])
+    create(load(spec), folder / "out.abu", [pairs["release-1"], pairs["release-2"]], seal=seal)
     return Path(folder / "out.abu").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
+import pytest
 from construct import ConstructError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,14 @@ def agree_on_manifest(declared: Any, decoded: Manifest) -> None:
             image.payload_bytes,
         ]
         assert fields.get(0x0008, [None]) == [image.verity_root]
+    if decoded.sealing is None:
+        assert 0x0030 not in found
+    else:
+        fields = values(found[0x0030][0])
+        assert fields[0x0001] == [1]
+        assert (fields[0x0002], fields[0x0003]) == ([decoded.sealing.seal_id], [decoded.sealing.ephemeral])
+        listed = [(item.key_id, item.wrapped_key) for item in decoded.sealing.recipients]
+        assert [(item.key_id, item.wrapped_key) for item in fields[0x0004]] == listed
 
 
 def agree_on_signed(data: bytes, signed: Signed) -> None:
@@ -78,7 +87,13 @@ def agree_on_signed(data: bytes, signed: Signed) -> None:
     assert layout.BUNDLE_SIGNED.build(declared) == signed.raw
 
 
-def test_bundle(small_bundle: bytes) -> None:
+@pytest.mark.parametrize("sealed", [False, True])
+def test_bundle(small_bundle: bytes, sealed_bundle: bytes, sealed: bool) -> None:
+    agree_on_bundle(sealed_bundle if sealed else small_bundle)
+
+
+def agree_on_bundle(small_bundle: bytes) -> None:
+    """The whole head, and every chunk."""
     head = bundle.read_head(BytesIO(small_bundle).read, len(small_bundle))
     agree_on_signed(small_bundle, head.signed)
     assert layout.BUNDLE_HEADER.sizeof() == bundle.HEADER.size
@@ -105,7 +120,8 @@ def test_bundle(small_bundle: bytes) -> None:
 
 
 @given(data=st.data())
-def test_whatever_the_decoder_takes_construct_reads_alike(small_bundle: bytes, data: st.DataObject) -> None:
+def test_whatever_the_decoder_takes_construct_reads_alike(small_bundle: bytes, sealed_bundle: bytes, data: st.DataObject) -> None:
+    small_bundle = data.draw(st.sampled_from([small_bundle, sealed_bundle]))
     signed = bundle.read_signed(BytesIO(small_bundle).read, len(small_bundle))
     damaged = bytearray(signed.raw)
     # Numbers and hashes inside the manifest: many such changes are taken by both.

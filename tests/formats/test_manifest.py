@@ -149,7 +149,7 @@ def changed_image(tag: int, value: bytes) -> bytes:
     [
         changed(0x0001, b"\x02\x00"),
         changed(0x0009, b"unknown-flag"),
-        changed(0x0030, b"recipient"),
+        changed(0x0031, b"a later idea"),
         changed(0x7FFF, b""),
         changed_image(0x0002, b"\x05"),
         changed_image(0x0003, b"\x02"),
