@@ -18,7 +18,7 @@ from abupdate.operations.board import Board
 from abupdate.ports import Bootloader
 
 if TYPE_CHECKING:
-    from abupdate.formats.bundle import Signed
+    from abupdate.formats.bundle import Envelope, Open, Signed
     from abupdate.formats.contentkey import ContentKey, Identity
     from abupdate.operations.keyring import Trust
     from abupdate.transfer.slots import DeviceSlots
@@ -100,14 +100,39 @@ def describe_head(head: bytes) -> SlotRecord | None:
     return SlotRecord(SlotState.CONFIRMED, manifest.version, manifest.bundle_id.hex(), manifest.security_counter)
 
 
-def admission(settings: Settings) -> Callable[[Signed], object]:
-    """A check for a bundle's manifest and signatures against this device. Raises ConfigError for a keyring that cannot be used."""
+def admission(settings: Settings) -> Open:
+    """Opens a bundle's envelope as this device does before it writes anything: the keyring first walks the bundle's chain, durably,
+    then signatures, then the manifest. The caller holds the lock. Raises ConfigError for a keyring that cannot be used.
+    """
     from abupdate.operations import keyring as operation
     from abupdate.transfer.admission import Identity, admit
 
-    ring = operation.observe(state_store(settings), trust(settings)).ring
+    state, rules = state_store(settings), trust(settings)
+    # Before the source is opened: what is wrong with this device's keyring is no fault of the bundle.
+    operation.observe(state, rules)
     device = Identity(settings.compatible, settings.hardware_revision, __version__)
-    return lambda signed: admit(signed, ring, device)
+    return lambda envelope: admit(envelope, operation.advance(state, rules, envelope.chain).ring, device)
+
+
+def recollection(settings: Settings) -> Open:
+    """Opens the envelope of a stored head for reading only: nothing is kept, and a key that was revoked after the bundle had been
+    written is no reason to say that the slot changed. Raises ConfigError as `admission` does.
+    """
+    from abupdate.formats.bundle import decode
+    from abupdate.formats.trusted import by_anyone, opener
+    from abupdate.operations import keyring as operation
+
+    strict = opener(operation.observe(state_store(settings), trust(settings)).ring)
+
+    def remember(envelope: Envelope) -> Signed:
+        try:
+            return strict(envelope)
+        except Refused as error:
+            by_anyone(envelope)
+            log.warning("this bundle would not be installed again: %s", error.message)
+            return decode(envelope)
+
+    return remember
 
 
 def state_store(settings: Settings) -> StateDir:
@@ -189,12 +214,12 @@ def _read_keyring(path: Path) -> bytes:
         raise ConfigError(f"keyring {path} cannot be read: {error.strerror}", "[trust] keyring names it") from error
 
 
-def contents(settings: Settings, max_rate: int | None = None, check: Callable[[Signed], object] | None = None) -> DeviceSlots:
-    """The slots' images on their devices. check: of stored heads, the admission by default."""
+def contents(settings: Settings, max_rate: int | None = None, sealed: Open | None = None) -> DeviceSlots:
+    """The slots' images on their devices. sealed: opens stored heads, the recollection by default."""
     from abupdate.transfer.slots import DeviceSlots
 
     images = {slot: part.images for slot, part in settings.slots.items()}
-    return DeviceSlots(images, max_rate, sealed=check or admission(settings))
+    return DeviceSlots(images, max_rate, sealed=sealed or recollection(settings))
 
 
 def tolerant(settings: Settings, *, service: bool = False) -> Board:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from abupdate.cli.output import say
 from abupdate.cli.trust import load_keyring
 from abupdate.errors import ConfigError
-from abupdate.formats import keyring as keyring_format
-from abupdate.formats import signature
-from abupdate.formats.bundle import Signed
+from abupdate.formats import rotation, signature
+from abupdate.formats.bundle import decode
+from abupdate.formats.trusted import opener
 from abupdate.host import create as host_create
 from abupdate.host import extract as host_extract
 from abupdate.host import keys, recipients, resign, spec
+from abupdate.host.keyrings import load_chain
 from abupdate.host.signing import load_signers
 
 
@@ -25,6 +27,8 @@ def create(args: argparse.Namespace) -> int:
         raise ConfigError(f"--level {args.level} is not between 1 and 22")
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
     recipe = spec.load(args.spec, level=args.level)
+    if args.chain:
+        recipe = replace(recipe, chain=load_chain(args.chain))
     seal = recipients.seal_for((*recipe.recipients, *args.recipients))
     manifest = host_create.create(recipe, args.output, signers, _progress(args), seal=seal)
     size_bytes = args.output.stat().st_size
@@ -42,31 +46,29 @@ def create(args: argparse.Namespace) -> int:
 
 def sign(args: argparse.Namespace) -> int:
     """Add signatures."""
+    if not args.keys and not args.chain:
+        raise ConfigError("nothing to do: neither --key nor --chain is given", "see `abupdate bundle sign --help`")
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
-    signed = resign.add_signatures(args.bundle, signers)
+    signed = resign.add_signatures(args.bundle, signers, load_chain(args.chain) if args.chain else None)
     signed_by = [signature.key_id(item.public_key) for item in signed.signatures]
-    document = {"file": str(args.bundle), "bundle": signed.manifest.bundle_id.hex(), "signed_by": signed_by}
-    say(args, document, f"{args.bundle}: signed by {', '.join(signed_by)}")
+    document: dict[str, object] = {"file": str(args.bundle), "bundle": signed.manifest.bundle_id.hex(), "signed_by": signed_by}
+    document["chain"] = [frame.version for frame in rotation.split(signed.chain)]
+    say(args, document, f"{args.bundle}: signed by {', '.join(signed_by) or 'nobody'}")
     return 0
 
 
 def extract(args: argparse.Namespace) -> int:
     """Unpack the images."""
-    check: Callable[[Signed], object] | None = None
-    if args.keyring is not None:
-        ring = load_keyring(args.keyring)
-
-        def check(signed: Signed) -> object:
-            return keyring_format.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring)
-
+    checked = args.keyring is not None
+    open_ = opener(load_keyring(args.keyring)) if checked else decode
     identity = None
     if args.identity is not None:
         passphrase = keys.read_passphrase(args.passphrase_file) if args.passphrase_file else None
         identity = recipients.load_identity(args.identity, passphrase)
-    written: dict[str, Path] = host_extract.extract(args.bundle, args.output, check, identity=identity)
-    if check is None and not args.quiet:
+    written: dict[str, Path] = host_extract.extract(args.bundle, args.output, open_, identity=identity)
+    if not checked and not args.quiet:
         print("the signatures were not checked; --keyring does that", file=sys.stderr)
-    document = {"images": {name: str(path) for name, path in written.items()}, "signatures_checked": check is not None}
+    document = {"images": {name: str(path) for name, path in written.items()}, "signatures_checked": checked}
     say(args, document, "\n".join(f"{name}: {path}" for name, path in written.items()))
     return 0
 

@@ -52,12 +52,12 @@ def flash(options: Namespace) -> int:
 
     settings = load(options.config)
     board = wiring.board(settings)
-    check = wiring.admission(settings)
-    contents = wiring.contents(settings, options.max_rate, check)
+    admit = wiring.admission(settings)
+    contents = wiring.contents(settings, options.max_rate, admit)
     unseal = wiring.unsealing(settings)
     with open_source(options.source) as source:
         report = progress(options.progress, quiet=options.quiet)
-        done = operation.flash(board, contents, lambda: Bundle(source, check, unseal), report, activate=not options.no_activate)
+        done = operation.flash(board, contents, lambda: Bundle(source, admit, unseal), report, activate=not options.no_activate)
     document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": done.armed, "reboot_needed": done.armed}
     after = "reboot needed: it boots next, on trial" if done.armed else "not activated: `abupdate activate` lets it boot"
     with _then_reboot(wanted=options.reboot and done.armed):
@@ -73,15 +73,13 @@ def activate(options: Namespace) -> int:
 
     settings = load(options.config)
     board = wiring.board(settings)
-    check = wiring.admission(settings)
+    admit = wiring.admission(settings)
 
     def check_head(head: bytes) -> str:
-        signed = parse_stored_head(head).signed
-        check(signed)
-        return signed.manifest.bundle_id.hex()
+        return parse_stored_head(head, admit).signed.manifest.bundle_id.hex()
 
     report = progress(options.progress, quiet=options.quiet)
-    done = operation.activate(board, wiring.contents(settings, check=check), check_head, options.slot, report)
+    done = operation.activate(board, wiring.contents(settings, sealed=admit), check_head, options.slot, report)
     document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": True, "reboot_needed": True}
     say(options, document, f"slot {done.slot} (version {done.version}) boots next, on trial: reboot needed")
     return 0

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from abupdate.cli.trust import find_keyring
+from abupdate.cli.trust import Held, find_keyring
 from abupdate.errors import ConfigError, Refused
-from abupdate.formats import bundle, signature
+from abupdate.formats import bundle, rotation, signature
 from abupdate.formats import keyring as keyring_format
 from abupdate.formats.signature import Domain
 from abupdate.model import Keyring, Manifest, Signature
@@ -23,14 +23,15 @@ from abupdate.model import Keyring, Manifest, Signature
 def show(args: argparse.Namespace) -> int:
     """Show a bundle, and whether the keyring (`--keyring`, else the device's) accepts it.
 
-    Ends with 3 where `--keyring` was given and does not accept it; the document is printed all the same.
+    The bundle's chain is walked from there in memory. Ends with 3 where `--keyring` was given and does not accept it; the document
+    is printed all the same.
 
     Raises Refused for a damaged bundle, Failed for a stream that ended early.
     """
     refusal: Refused | None = None
-    ring: Keyring | None = None
+    held: Held | None = None
     try:
-        ring = find_keyring(args)
+        held = find_keyring(args)
     except Refused as error:
         # The device's own keyring: the bundle can be shown all the same, and would not be accepted.
         if args.keyring is not None:
@@ -40,13 +41,16 @@ def show(args: argparse.Namespace) -> int:
     signed = head.signed
     document = _describe(head, size_bytes)
     role: str | None = None
-    if ring is not None:
+    ring = held.ring if held is not None else None
+    if held is not None:
         try:
+            ring = held.after(signed.chain)
             role = keyring_format.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring).role.value
         except Refused as error:
             refusal = error
     if ring is not None or refusal is not None:
         document |= {"accepted": refusal is None, "reason": refusal.message if refusal else None, "role": role}
+        document["keyring_version"] = ring.version if ring is not None else None
     document["signatures"] = [_describe_signature(item, signed.manifest_bytes, ring) for item in signed.signatures]
     if args.json:
         print(json.dumps(document))
@@ -103,6 +107,7 @@ def _describe(head: bundle.Head, size_bytes: int) -> dict[str, Any]:
         "sealed_for": [recipient.key_id.hex() for recipient in manifest.sealing.recipients] if manifest.sealing else None,
         "size_bytes": size_bytes,
         "images": images,
+        "chain": [frame.version for frame in rotation.split(head.signed.chain)],
     }
 
 
@@ -137,6 +142,8 @@ def _print(document: dict[str, Any], manifest: Manifest) -> None:
             f"  image {image['name']}: {image['kind']}, {image['size_bytes']} bytes in {image['chunks']} chunks "
             f"({image['zero_chunks']} zero), stored {image['codec']} in {image['stored_bytes']} bytes"
         )
+    if document["chain"]:
+        print(f"  keyring chain     versions {document['chain'][0]} to {document['chain'][-1]}")
     for item in document["signatures"]:
         known = "" if item["roles"] is None else f", {' and '.join(item['roles']) or 'not in the keyring'}"
         print(f"  signed by {item['key_id']}{known}{'' if item['valid'] else ': WRONG'}")
@@ -144,4 +151,5 @@ def _print(document: dict[str, Any], manifest: Manifest) -> None:
         print("  not signed")
     if "accepted" in document:
         verdict = f"yes, as {document['role']}" if document["accepted"] else f"no: {document['reason']}"
-        print(f"  accepted by the keyring: {verdict}")
+        version = f" (keyring version {document['keyring_version']})" if document["keyring_version"] is not None else ""
+        print(f"  accepted by the keyring: {verdict}{version}")

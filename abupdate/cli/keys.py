@@ -1,4 +1,4 @@
-"""The verbs `keys generate` and `keys keyring`."""
+"""The verbs `keys generate`, `keys keyring`, `keys rotate`, `keys sign` and `keys show`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import argparse
 
 from abupdate.cli.output import say
 from abupdate.cli.trust import describe_roles, role_lines
-from abupdate.formats import signature
-from abupdate.host import keyrings, keys, recipients
+from abupdate.errors import ConfigError
+from abupdate.formats import keyring as keyring_format
+from abupdate.formats import rotation, signature
+from abupdate.host import keyrings, keys, recipients, rotate
+from abupdate.host.keyrings import Tally
 from abupdate.host.signing import load_signers
-from abupdate.model import RoleName
+from abupdate.model import Keyring, RoleName
 
 
 def generate(args: argparse.Namespace) -> int:
@@ -31,8 +34,69 @@ def keyring(args: argparse.Namespace) -> int:
     """Make a signed keyring."""
     requests = {role: keyrings.RoleRequest(getattr(args, role.value), getattr(args, f"{role.value}_threshold")) for role in RoleName}
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
-    built = keyrings.create(args.output, args.keyring_version, requests, signers)
-    signed_by = [signature.key_id(item.public_key) for item in built.signatures]
-    document = {"file": str(args.output), "version": built.version, "roles": describe_roles(built), "signed_by": signed_by}
-    say(args, document, "\n".join([f"{args.output}: keyring version {built.version}", *role_lines(built)]))
+    built = keyrings.create(args.output, args.keyring_version, requests, signers, partial=args.partial)
+    counted = keyrings.tallies(built, None)
+    say(args, {"file": str(args.output)} | _document(built, counted), "\n".join([f"{args.output}:", *_lines(built, counted)]))
     return 0
+
+
+def rotate_keyring(args: argparse.Namespace) -> int:
+    """Make the next version of a keyring."""
+    changes = {
+        role: rotate.RoleChange(getattr(args, role.value), getattr(args, f"add_{role.value}"), getattr(args, f"{role.value}_threshold"))
+        for role in RoleName
+    }
+    signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
+    done = rotate.rotate(args.old, args.output, changes, args.revoke, signers)
+    return _report(args, str(args.output), done)
+
+
+def sign(args: argparse.Namespace) -> int:
+    """Add signatures to a keyring."""
+    signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
+    done = rotate.add_signatures(args.keyring, args.previous, signers)
+    return _report(args, str(args.keyring), done)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Show keyrings before they are signed or trusted; nothing is verified but what has signed them."""
+    frames = rotation.split(b"".join(keyrings.read(path) for path in args.files))
+    if not frames:
+        raise ConfigError("there is no keyring in the files")
+    documents: list[dict[str, object]] = []
+    lines: list[str] = []
+    before: Keyring | None = None
+    for frame in frames:
+        ring = keyring_format.decode(frame)
+        counted = keyrings.tallies(ring, before)
+        documents.append(_document(ring, counted))
+        lines += _lines(ring, counted)
+        before = ring
+    say(args, {"keyrings": documents}, "\n".join(lines))
+    return 0
+
+
+def _report(args: argparse.Namespace, name: str, done: rotate.Signing) -> int:
+    lines = [f"{name}:", *_lines(done.ring, done.tallies)]
+    if done.ring.version > 1 and len(done.tallies) < 2:
+        lines.append(f"  version {done.ring.version - 1}'s signatures are not counted: name it with --previous")
+    say(args, {"file": name} | _document(done.ring, done.tallies), "\n".join(lines))
+    return 0
+
+
+def _document(ring: Keyring, counted: tuple[Tally, ...]) -> dict[str, object]:
+    return {
+        "version": ring.version,
+        "roles": describe_roles(ring),
+        "signed_by": [signature.key_id(item.public_key) for item in ring.signatures],
+        "root_signatures": [{"version": tally.version, "have": tally.have, "need": tally.need} for tally in counted],
+        "complete": not any(tally.lacks for tally in counted) and (ring.version == 1 or len(counted) == 2),
+    }
+
+
+def _lines(ring: Keyring, counted: tuple[Tally, ...]) -> list[str]:
+    lines = [f"keyring version {ring.version}", *role_lines(ring)]
+    for tally in counted:
+        after = f", {tally.lacks} still missing" if tally.lacks else ""
+        lines.append(f"  signed by {tally.have} of version {tally.version}'s root keys, {tally.need} needed{after}")
+    return lines

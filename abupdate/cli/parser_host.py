@@ -44,12 +44,14 @@ def _add_bundle(subparsers: Subparsers) -> None:
         metavar="KEY.pub",
         help="encrypt the payload for this X25519 key; may be repeated",
     )
+    _add_chain(create)
     _add_signing(create, "--key")
     create.set_defaults(handler="abupdate.cli.bundle:create")
     _add_json(create)
-    sign = verbs.add_parser("sign", help="add a signature to a bundle")
+    sign = verbs.add_parser("sign", help="add a signature to a bundle, or replace its keyring chain")
     sign.add_argument("bundle", type=Path, metavar="BUNDLE")
-    _add_signing(sign, "--key")
+    _add_chain(sign)
+    _add_signing(sign, "--key", required=False)
     sign.set_defaults(handler="abupdate.cli.bundle:sign")
     _add_json(sign)
     extract = verbs.add_parser("extract", help="write a bundle's images to files, verified")
@@ -80,9 +82,31 @@ def _add_keys(subparsers: Subparsers) -> None:
         required = role in ("root", "release")
         keyring.add_argument(f"--{role}", type=Path, action="append", default=[], required=required, metavar="KEY.pub")
         keyring.add_argument(f"--{role}-threshold", type=int, metavar="N", help="how many distinct keys must sign (1)")
+    keyring.add_argument("--partial", action="store_true", help="too few root keys sign it now: `keys sign` adds the others")
     _add_signing(keyring, "--sign")
     keyring.set_defaults(handler="abupdate.cli.keys:keyring")
     _add_json(keyring)
+    rotate = verbs.add_parser("rotate", help="make the next version of a keyring; what is not given stays as it is")
+    rotate.add_argument("old", type=Path, metavar="OLD.abk", help="a keyring, or a chain whose last version counts")
+    rotate.add_argument("-o", "--output", type=Path, required=True, metavar="NEW.abk")
+    for role in ROLES:
+        rotate.add_argument(f"--{role}", type=Path, action="append", default=[], metavar="KEY.pub", help="instead of the role's keys")
+        rotate.add_argument(f"--add-{role}", type=Path, action="append", default=[], metavar="KEY.pub", help="beside the role's keys")
+        rotate.add_argument(f"--{role}-threshold", type=int, metavar="N", help="how many distinct keys must sign")
+    rotate.add_argument("--revoke", action="append", default=[], metavar="KEY", help="a .pub file or a key id: out of every role")
+    _add_signing(rotate, "--sign", required=False)
+    rotate.set_defaults(handler="abupdate.cli.keys:rotate_keyring")
+    _add_json(rotate)
+    sign = verbs.add_parser("sign", help="add root signatures to a keyring")
+    sign.add_argument("keyring", type=Path, metavar="KEYRING.abk")
+    sign.add_argument("--previous", type=Path, metavar="OLD.abk", help="the version before, whose root keys must sign too")
+    _add_signing(sign, "--key")
+    sign.set_defaults(handler="abupdate.cli.keys:sign")
+    _add_json(sign)
+    show = verbs.add_parser("show", help="what keyrings hold, and which signatures are still missing")
+    show.add_argument("files", type=Path, nargs="+", metavar="FILE.abk", help="keyrings or chains, oldest first")
+    show.set_defaults(handler="abupdate.cli.keys:show")
+    _add_json(show)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -90,9 +114,21 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-def _add_signing(parser: argparse.ArgumentParser, option: str) -> None:
+def _add_chain(parser: argparse.ArgumentParser) -> None:
+    text = "every version of the keyring, oldest first: keyrings or chains; may be repeated"
+    parser.add_argument("--chain", type=Path, action="append", default=[], metavar="FILE.abk", help=text)
+
+
+def _add_signing(parser: argparse.ArgumentParser, option: str, *, required: bool = True) -> None:
     parser.add_argument(
-        option, dest="keys", type=Path, action="append", required=True, metavar="KEY.pem", help="sign with it; may be repeated"
+        option,
+        dest="keys",
+        type=Path,
+        action="append",
+        default=[],
+        required=required,
+        metavar="KEY.pem",
+        help="sign with it; may be repeated",
     )
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line opens the encrypted ones of the keys")
     parser.add_argument(

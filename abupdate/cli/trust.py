@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate import config
-from abupdate.errors import ConfigError
+from abupdate.errors import ConfigError, Refused
 from abupdate.formats import keyring, rotation, signature
+from abupdate.formats.trusted import at_end_of_chain
+from abupdate.log import log
 from abupdate.model import Keyring, PublicKey
 
 
-def find_keyring(args: argparse.Namespace) -> Keyring | None:
-    """`--keyring`, else what the configuration names, else None (a build host without configuration).
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A keyring to hold bundles against, and whether their chains may lead to test keys."""
+
+    ring: Keyring
+    allow_test_keys: bool = True
+
+    def after(self, chain: bytes) -> Keyring:
+        """The keyring at the end of a bundle's chain; nothing is kept. Raises Refused."""
+        return at_end_of_chain(self.ring, chain, allow_test_keys=self.allow_test_keys)
+
+
+def find_keyring(args: argparse.Namespace) -> Held | None:
+    """`--keyring`, else the device's own by the configuration, else None (a build host without configuration).
 
     Raises ConfigError for a broken configuration or a missing file, Refused for a keyring that a device would not take.
     """
     if args.keyring is not None:
-        return load_keyring(args.keyring)
+        return Held(load_keyring(args.keyring))
     if args.config == config.DEFAULT_CONFIG and not args.config.exists():
         return None
-    trust = config.load(args.config).trust
-    ring = load_keyring(trust.keyring)
-    keyring.check_test_keys(ring, trust.allow_test_keys)
-    return ring
+    # Not needed on a build host.
+    from abupdate import wiring
+    from abupdate.operations import keyring as operation
+
+    settings = config.load(args.config)
+    try:
+        found = operation.observe(wiring.state_store(settings), wiring.trust(settings))
+    except ConfigError as error:
+        # A factory keyring that is damaged: what is asked about is the bundle.
+        raise error.__cause__ if isinstance(error.__cause__, Refused) else error from None
+    if found.note:
+        log.warning("%s", found.note)
+    return Held(found.ring, settings.trust.allow_test_keys)
 
 
 def load_keyring(path: Path) -> Keyring:

@@ -18,7 +18,8 @@ All numbers are little-endian and unsigned; nothing is padded; one value has one
     48 32  SHA-256 of signatures ‖ chain (against damage; it protects nothing)
     80 16  zeros
 
-Everything before the payload is the head. The bundle's id is the SHA-256 of the manifest's bytes.
+Everything before the payload is the head. The bundle's id is the SHA-256 of the manifest's bytes. A reader that holds a keyring
+verifies the signatures over the manifest's raw bytes before it decodes them.
 
 **Manifest**: a TLV sequence (tlv.py). Texts are UTF-8 without control characters and without bidirectional controls.
 
@@ -51,7 +52,9 @@ a hash tree and 000A for patch groups. Tags with bit 15 may be passed over.
 
 **Signatures**: the block of signature.py over the manifest, in the domain `bundle`. An empty block is an unsigned bundle.
 
-**Chain**: the keyring's rotations, outside what the release key signs. Empty; another one needs a newer abupdate.
+**Chain**: the keyring's rotations (rotation.py), outside what the release key signs: keyring files one after the other, each version
+one more than the one before; may be empty. A device walks it from its own version before it looks at the signatures. It is judged
+by the keyring and not by the reader of the bundle: a chain that is no chain is refused by whoever holds a keyring against it.
 
 **Chunk tables**, one for each image, in the manifest's order; each 16 bytes and 84 for each chunk:
 
@@ -106,13 +109,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from abupdate.errors import Failed, Refused
-from abupdate.formats import chunktable, manifest, signature, tlv
+from abupdate.formats import chunktable, manifest, rotation, signature, tlv
 from abupdate.model import Chunk, Image, Manifest, Signature
 
 MAGIC = b"\x89ABU\r\n\x1a\n"
 FORMAT_VERSION = 1
 HEADER = struct.Struct("<8sHHIIIQQQ32s16s")
-MAX_CHAIN_BYTES = 256 * 1024
 _PIECE_BYTES = 1024 * 1024
 
 Read = Callable[[int], bytes]
@@ -141,20 +143,51 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
-    """The part of the head that needs no trust to be read: header, manifest, signatures, chain. raw: their bytes.
+class Envelope:
+    """Header, manifest, signatures and chain as they were read: the manifest and the chain are bytes that nobody has decoded.
 
-    Nothing in it is believed before `keyring.check_bundle(manifest, manifest_bytes, signatures, keyring)` accepted it.
-    is_stream: an early end of what follows may be mended by another try.
+    raw: all of their bytes. is_stream: an early end of what follows may be mended by another try.
     """
 
     header: Header
-    manifest: Manifest
     manifest_bytes: bytes
     signatures: tuple[Signature, ...]
     chain: bytes
     raw: bytes
     is_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """An envelope and its manifest, decoded. Made by `decode`, which believes it, or by `trusted.open_with`, which verifies it before."""
+
+    envelope: Envelope
+    manifest: Manifest
+
+    @property
+    def header(self) -> Header:
+        """The lengths."""
+        return self.envelope.header
+
+    @property
+    def manifest_bytes(self) -> bytes:
+        """What was signed."""
+        return self.envelope.manifest_bytes
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """All signatures, by whomever."""
+        return self.envelope.signatures
+
+    @property
+    def chain(self) -> bytes:
+        """The keyring's rotations."""
+        return self.envelope.chain
+
+    @property
+    def raw(self) -> bytes:
+        """The envelope's bytes."""
+        return self.envelope.raw
 
     def image(self, name: str) -> Image:
         """The image of that name. Raises KeyError."""
@@ -203,13 +236,27 @@ class Head:
         return self.signed.raw + self.tables.raw
 
 
-def read_signed(read: Read, size_bytes: int | None) -> Signed:
-    """Read header, manifest, signatures and chain from the start of a bundle: at most 96 + 65536 + 16384 bytes.
+Open = Callable[[Envelope], Signed]
+"""Decides about an envelope and decodes it: `decode`, or one that verifies signatures first. Raises Refused."""
 
-    `read(n)` returns exactly n bytes, fewer only at the end. size_bytes: of the file, None for a stream. No signature is
-    verified here. Raises Refused for a fault (a file that ends early too), Failed for a stream that ends early.
+
+def decode(envelope: Envelope) -> Signed:
+    """Decode the manifest. Verifies no signature: for those who hold no keyring, or have held it against the envelope. Raises Refused."""
+    parsed = manifest.decode(envelope.manifest_bytes)
+    if sum(image.table_bytes for image in parsed.images) != envelope.header.tables_bytes:
+        raise Refused("the header and the manifest disagree about the length of the chunk tables")
+    if sum(image.payload_bytes for image in parsed.images) != envelope.header.payload_bytes:
+        raise Refused("the header and the manifest disagree about the length of the payload")
+    return Signed(envelope, parsed)
+
+
+def read_signed(read: Read, size_bytes: int | None, open_: Open = decode) -> Signed:
+    """Read header, manifest, signatures and chain from the start of a bundle: at most 96 + 65536 + 16384 + 262144 bytes.
+
+    `read(n)` returns exactly n bytes, fewer only at the end. size_bytes: of the file, None for a stream. open_: decides about the
+    signatures. Raises Refused for a fault (a file that ends early too), Failed for a stream that ends early.
     """
-    return _read_signed(_Reader(read, is_file=size_bytes is not None), size_bytes)
+    return open_(_read_envelope(_Reader(read, is_file=size_bytes is not None), size_bytes))
 
 
 def read_tables(read: Read, signed: Signed) -> Tables:
@@ -217,19 +264,17 @@ def read_tables(read: Read, signed: Signed) -> Tables:
 
     At most 64 MiB are held. Raises Refused, and Failed where a stream ends early.
     """
-    return _read_tables(_Reader(read, is_file=not signed.is_stream), signed)
+    return _read_tables(_Reader(read, is_file=not signed.envelope.is_stream), signed)
 
 
-def read_head(read: Read, size_bytes: int | None, check: Callable[[Signed], object] | None = None) -> Head:
-    """Both steps; `check` is called between them and raises where the bundle is not to be trusted."""
-    signed = read_signed(read, size_bytes)
-    if check is not None:
-        check(signed)
+def read_head(read: Read, size_bytes: int | None, open_: Open = decode) -> Head:
+    """Both steps; the tables are not read before `open_` has accepted the envelope."""
+    signed = read_signed(read, size_bytes, open_)
     return Head(signed, read_tables(read, signed))
 
 
-def parse_stored_head(data: bytes) -> Head:
-    """Decode a head that was kept without its payload (`Head.raw`). Raises Refused; signatures are the caller's to check."""
+def parse_stored_head(data: bytes, open_: Open = decode) -> Head:
+    """Decode a head that was kept without its payload (`Head.raw`). open_: decides about the signatures. Raises Refused."""
     view = memoryview(data)
     position = 0
 
@@ -240,30 +285,33 @@ def parse_stored_head(data: bytes) -> Head:
         return piece
 
     reader = _Reader(read, is_file=True)
-    signed = _read_signed(reader, None)
+    signed = open_(_read_envelope(reader, None))
     tables = _read_tables(reader, signed)
     if position != len(data):
         raise Refused("the stored head is longer than its header says")
     return Head(signed, tables)
 
 
-def build_head(manifest_bytes: bytes, signatures: bytes, tables_bytes: int, payload_bytes: int) -> bytes:
-    """The head up to the chunk tables. signatures: a block made by `signature.pack_block`. Raises Refused where a bound is broken."""
+def build_head(manifest_bytes: bytes, signatures: bytes, tables_bytes: int, payload_bytes: int, chain: bytes = b"") -> bytes:
+    """The head up to the chunk tables. signatures: a block made by `signature.pack_block`. chain: keyring files, one after the other.
+
+    Raises Refused where a bound is broken.
+    """
     header = HEADER.pack(
         MAGIC,
         FORMAT_VERSION,
         0,
         len(manifest_bytes),
         len(signatures),
-        0,
+        len(chain),
         tables_bytes,
         payload_bytes,
-        HEADER.size + len(manifest_bytes) + len(signatures) + tables_bytes + payload_bytes,
-        hashlib.sha256(signatures).digest(),
+        HEADER.size + len(manifest_bytes) + len(signatures) + len(chain) + tables_bytes + payload_bytes,
+        hashlib.sha256(signatures + chain).digest(),
         bytes(16),
     )
     _decode_header(header)
-    return header + manifest_bytes + signatures
+    return header + manifest_bytes + signatures + chain
 
 
 class _Reader:
@@ -289,7 +337,7 @@ class _Reader:
         return b"".join(pieces)
 
 
-def _read_signed(reader: _Reader, size_bytes: int | None) -> Signed:
+def _read_envelope(reader: _Reader, size_bytes: int | None) -> Envelope:
     magic = reader._read(len(MAGIC))
     if not MAGIC.startswith(magic) or (reader.is_file and magic != MAGIC):
         raise Refused("this is not a bundle", "`abupdate bundle create` makes one")
@@ -304,14 +352,8 @@ def _read_signed(reader: _Reader, size_bytes: int | None) -> Signed:
     chain = reader.take(header.chain_bytes)
     if hashlib.sha256(block + chain).digest() != header.envelope_sha256:
         raise Refused("the bundle's signatures are damaged", "copy or download it again")
-    parsed = manifest.decode(manifest_bytes)
-    if sum(image.table_bytes for image in parsed.images) != header.tables_bytes:
-        raise Refused("the header and the manifest disagree about the length of the chunk tables")
-    if sum(image.payload_bytes for image in parsed.images) != header.payload_bytes:
-        raise Refused("the header and the manifest disagree about the length of the payload")
-    return Signed(
-        header, parsed, manifest_bytes, signature.unpack_block(block), chain, start + manifest_bytes + block + chain, not reader.is_file
-    )
+    signatures = signature.unpack_block(block)
+    return Envelope(header, manifest_bytes, signatures, chain, start + manifest_bytes + block + chain, not reader.is_file)
 
 
 def _decode_header(data: bytes) -> Header:
@@ -327,13 +369,11 @@ def _decode_header(data: bytes) -> Header:
         raise Refused(f"the manifest has {manifest_bytes} bytes instead of 1 to {manifest.MAX_MANIFEST_BYTES}")
     if signatures_bytes > signature.MAX_BLOCK_BYTES:
         raise Refused(f"the signatures take {signatures_bytes} bytes, more than {signature.MAX_BLOCK_BYTES}")
-    if chain_bytes > MAX_CHAIN_BYTES or tables_bytes > manifest.MAX_TABLES_BYTES or payload_bytes > manifest.MAX_SIZE_BYTES:
+    if chain_bytes > rotation.MAX_CHAIN_BYTES or tables_bytes > manifest.MAX_TABLES_BYTES or payload_bytes > manifest.MAX_SIZE_BYTES:
         raise Refused("the lengths in the bundle's header are out of bounds")
     header = Header(manifest_bytes, signatures_bytes, chain_bytes, tables_bytes, payload_bytes, digest)
     if total_bytes != header.total_bytes:
         raise Refused("the lengths in the bundle's header do not add up")
-    if chain_bytes:
-        raise tlv.newer("the bundle (keyring chain)")
     return header
 
 

@@ -212,26 +212,46 @@ def check_test_keys(keyring: Keyring, allowed: bool) -> None:
             raise Refused(f"the keyring holds the test key {signature.key_id(key.raw)}", "set trust.allow_test_keys = true")
 
 
-def check_bundle(manifest: Manifest, manifest_bytes: bytes, signatures: Iterable[Signature], keyring: Keyring) -> Approval:
-    """Decide whether a bundle's signatures are enough: the release role's threshold, or, where the manifest carries the flag
-    `security-fix`, the security role's instead. Returns who approved; raises Refused.
+def approvals(manifest_bytes: bytes, signatures: Iterable[Signature], keyring: Keyring) -> tuple[Approval, ...]:
+    """The roles that may sign bundles and whose threshold is met, release first; the manifest's bytes are not decoded for that.
+
+    Raises Refused where there is none, or a signature by a key of the keyring is wrong.
     """
     signed = signature.message(Domain.BUNDLE, manifest_bytes)
     listed = tuple(signatures)
     if not listed:
         raise Refused("the bundle is not signed", "sign it with `abupdate bundle sign`")
     good = signature.signers(listed, (key.raw for key in all_keys(keyring)), signed)
-    names = (RoleName.RELEASE, RoleName.SECURITY) if SECURITY_FIX in manifest.flags else (RoleName.RELEASE,)
-    for name in names:
+    met: list[Approval] = []
+    for name in (RoleName.RELEASE, RoleName.SECURITY):
         role = keyring.roles.get(name)
         if role is None:
             continue
         keys = tuple(key for key in role.keys if key.raw in good)
         if len(keys) >= role.threshold:
-            return Approval(name, keys)
-    release = keyring.roles[RoleName.RELEASE]
-    count = sum(key.raw in good for key in release.keys)
+            met.append(Approval(name, keys))
+    if not met:
+        release = keyring.roles[RoleName.RELEASE]
+        count = sum(key.raw in good for key in release.keys)
+        hint = "`abupdate info BUNDLE` shows who signed it"
+        raise Refused(f"the bundle is signed by {count} of the keyring's release keys and needs {release.threshold}", hint)
+    return tuple(met)
+
+
+def approve(manifest: Manifest, met: Iterable[Approval]) -> Approval:
+    """Which of the roles that signed may sign this manifest: release any, security one with the flag `security-fix`. Raises Refused."""
+    for approval in met:
+        if approval.role is RoleName.RELEASE or SECURITY_FIX in manifest.flags:
+            return approval
+    # The security role signed something else than a security fix, and the release role too little.
     raise Refused(
-        f"the bundle is signed by {count} of the keyring's release keys and needs {release.threshold}",
-        "`abupdate info BUNDLE` shows who signed it",
+        "the bundle is signed as a security fix and does not say that it is one",
+        f"the release role must sign it, or the SPEC needs flags = ['{SECURITY_FIX}']",
     )
+
+
+def check_bundle(manifest: Manifest, manifest_bytes: bytes, signatures: Iterable[Signature], keyring: Keyring) -> Approval:
+    """Decide whether a bundle's signatures are enough: the release role's threshold, or, where the manifest carries the flag
+    `security-fix`, the security role's instead. Returns who approved; raises Refused.
+    """
+    return approve(manifest, approvals(manifest_bytes, signatures, keyring))

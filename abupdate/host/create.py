@@ -46,7 +46,7 @@ def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress
             raise ConfigError(f"SPEC: {error.message}", error.hint) from error
         blank = signature.pack_block(Signature(signer.public.raw, bytes(signature.SIGNATURE_BYTES)) for signer in signers)
         tables_length = sum(image.table_bytes for image in draft.images)
-        head = bundle.build_head(manifest_bytes, blank, tables_length, 0)
+        head = bundle.build_head(manifest_bytes, blank, tables_length, 0, spec.chain)
         fd = stack.enter_context(output(path))
         offset = len(head) + tables_length
         tables: list[bytes] = []
@@ -71,7 +71,7 @@ def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress
         manifest_bytes = manifest.encode(final)
         block = signature.pack_block(sign_all(signers, signature.message(signature.Domain.BUNDLE, manifest_bytes)))
         payload_bytes = sum(image.payload_bytes for image in images)
-        pwrite_all(fd, bundle.build_head(manifest_bytes, block, tables_length, payload_bytes) + b"".join(tables), 0)
+        pwrite_all(fd, bundle.build_head(manifest_bytes, block, tables_length, payload_bytes, spec.chain) + b"".join(tables), 0)
         os.ftruncate(fd, offset)
     return manifest.decode(manifest_bytes)
 

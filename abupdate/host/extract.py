@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,12 +16,10 @@ if TYPE_CHECKING:
     from abupdate.formats.contentkey import ContentKey, Identity
 
 
-def extract(
-    path: Path, folder: Path, check: Callable[[bundle.Signed], object] | None = None, *, identity: Identity | None = None
-) -> dict[str, Path]:
+def extract(path: Path, folder: Path, open_: bundle.Open = bundle.decode, *, identity: Identity | None = None) -> dict[str, Path]:
     """Write each image to FOLDER/NAME.img (zero chunks become holes); returns the files by image name.
 
-    `check` decides about the signatures before anything else is read. identity: opens a sealed bundle (ConfigError without). An
+    `open_` decides about the signatures before anything else is read. identity: opens a sealed bundle (ConfigError without). An
     image that is damaged leaves no file; files that exist are never overwritten (ConfigError). Raises Refused for a fault in the
     bundle.
     """
@@ -31,7 +28,7 @@ def extract(
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     with file:
-        head = bundle.read_head(file.read, os.fstat(file.fileno()).st_size, check)
+        head = bundle.read_head(file.read, os.fstat(file.fileno()).st_size, open_)
         key = _content_key(head.signed, identity)
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@
     level = 15                            # optional: zstd level, 1 to 22
     chunk_bytes = 1048576                 # optional: multiple of 4096, at most 4194304
     recipients = ["device.pub"]           # optional: who alone can read the payload; relative to the SPEC's folder
+    chain = ["keyring-1.abk", "keyring-2.abk"]  # optional: every version of the keyring, oldest first (keyrings or chains)
     [images.rootfs]
     file = "rootfs.ext4"                  # relative to the SPEC's folder
     kind = "raw"                          # optional
@@ -29,6 +30,7 @@ from typing import Any
 
 from abupdate.errors import ConfigError
 from abupdate.formats import chunktable, manifest
+from abupdate.host.keyrings import load_chain
 from abupdate.model import Codec, ImageKind
 
 DEFAULT_LEVEL = 15
@@ -45,6 +47,7 @@ _TOP = (
     "level",
     "chunk_bytes",
     "recipients",
+    "chain",
     "images",
 )
 _IMAGE = ("file", "kind", "codec", "level")
@@ -63,7 +66,10 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a bundle is to be made of; `chunk_bytes` is the size of every chunk but an image's last. recipients: public key files."""
+    """What a bundle is to be made of; `chunk_bytes` is the size of every chunk but an image's last. recipients: public key files.
+
+    chain: the keyring's rotations.
+    """
 
     compatible: str
     version: str
@@ -75,6 +81,7 @@ class Spec:
     chunk_bytes: int
     images: tuple[ImageSpec, ...]
     recipients: tuple[Path, ...] = ()
+    chain: bytes = b""
 
 
 def load(path: Path, *, level: int | None = None) -> Spec:
@@ -146,6 +153,7 @@ class _Table:
             chunk_bytes=chunk_bytes,
             images=tuple(self._image(name, value, folder, default_level, level) for name, value in images.items()),
             recipients=tuple(folder / name for name in self.texts("recipients")),
+            chain=load_chain([folder / name for name in self.texts("chain")]),
         )
 
     def _image(self, name: str, value: object, folder: Path, default_level: int, level: int | None) -> ImageSpec:

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 
 from abupdate.errors import Refused
-from abupdate.formats.bundle import Signed
-from abupdate.formats.keyring import check_bundle
-from abupdate.model import Approval, Keyring, Manifest
+from abupdate.formats.bundle import Envelope, Signed
+from abupdate.formats.trusted import open_with
+from abupdate.model import Keyring, Manifest
 
 _VERSION = re.compile(r"\d{1,9}(?:\.\d{1,9}){0,5}")
 
@@ -22,11 +22,11 @@ class Identity:
     updater: str
 
 
-def admit(signed: Signed, keyring: Keyring, device: Identity) -> Approval:
-    """Raise Refused unless the bundle is signed for and made for this device. Nothing beyond the manifest has been read."""
-    approval = check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, keyring)
+def admit(envelope: Envelope, keyring: Keyring, device: Identity) -> Signed:
+    """The bundle's manifest, if it is signed for and made for this device. Nothing beyond the envelope has been read. Raises Refused."""
+    signed = open_with(envelope, keyring)
     check_device(signed.manifest, device)
-    return approval
+    return signed
 
 
 def check_device(manifest: Manifest, device: Identity) -> None:

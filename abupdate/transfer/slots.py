@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from abupdate.devices.block import open_readonly, open_target
 from abupdate.errors import ConfigError, Refused
-from abupdate.formats.bundle import Signed, Tables, parse_stored_head, read_signed, read_tables
+from abupdate.formats.bundle import Open, Tables, parse_stored_head, read_signed, read_tables
 from abupdate.formats.codec import Opener
 from abupdate.model import ImageKind, Manifest, Sealing
 from abupdate.ports import OpenBundle, Progress, Source, Target
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
 
 
 class Bundle:
-    """`ports.OpenBundle` over a source. `check` has accepted the manifest before the object exists."""
+    """`ports.OpenBundle` over a source. `open_` has accepted the manifest before the object exists."""
 
-    def __init__(self, source: Source, check: Callable[[Signed], object], unseal: Callable[[Sealing], ContentKey]) -> None:
+    def __init__(self, source: Source, open_: Open, unseal: Callable[[Sealing], ContentKey]) -> None:
         """Read and check what is signed; unseal finds the key of a sealed bundle, whether its chunks are needed or not.
 
         Raises Refused, or Failed for a stream that ends early.
         """
         self.source = source
-        self._signed = read_signed(lambda count: _take(source, count), source.size_bytes)
-        check(self._signed)
+        self._signed = read_signed(lambda count: _take(source, count), source.size_bytes, open_)
         sealing = self._signed.manifest.sealing
         self._key = unseal(sealing) if sealing is not None else None
         self._tables: Tables | None = None
@@ -65,7 +64,7 @@ class DeviceSlots:
         slots: Mapping[str, Mapping[str, Path]],
         max_rate: int | None = None,
         *,
-        sealed: Callable[[Signed], object],
+        sealed: Open,
         open_target: Callable[[Path], Target] = open_target,
         open_readonly: Callable[[Path], Target] = open_readonly,
     ) -> None:
@@ -129,8 +128,7 @@ class DeviceSlots:
 
     def verify(self, slot: str, head: bytes, progress: Progress) -> None:
         """See ports.SlotContents. Uses the claimed devices, or opens them for reading."""
-        parsed = parse_stored_head(head)
-        self._sealed(parsed.signed)
+        parsed = parse_stored_head(head, self._sealed)
         images = parsed.signed.manifest.images
         total = sum(image.size_bytes for image in images)
         before = 0

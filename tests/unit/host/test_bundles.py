@@ -248,7 +248,7 @@ def test_extract_writes_nothing_that_is_damaged_and_overwrites_nothing(tmp_path:
         extract(out, tmp_path / "d")
     assert (tmp_path / "d" / "x.img").read_text() == "mine"
 
-    def refuse(signed: bundle.Signed) -> None:
+    def refuse(envelope: bundle.Envelope) -> bundle.Signed:
         raise Refused("not trusted")
 
     with pytest.raises(Refused, match="not trusted"):
