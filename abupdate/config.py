@@ -80,6 +80,14 @@ class EncryptionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FloorSettings:
+    """tpm_nv: handle of the TPM's NV index that keeps a copy of the floor, 0: none. tpm_tcti: how tpm2-tools reach the TPM."""
+
+    tpm_nv: int = 0
+    tpm_tcti: str = "device:/dev/tpmrm0"
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSettings:
     """booted: the running slot, or "auto"."""
 
@@ -102,6 +110,7 @@ class Settings:
     health: HealthSettings = field(default_factory=HealthSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
     encryption: EncryptionSettings = field(default_factory=EncryptionSettings)
+    floor: FloorSettings = field(default_factory=FloorSettings)
 
 
 # type and bounds of every key; int bounds are inclusive
@@ -126,6 +135,8 @@ _SECTIONS: Mapping[str, _Spec] = {
     "trust": {"keyring": (Path, None), "allow_test_keys": (bool, None)},
     "device": {"booted": (str, (1, 64))},
     "encryption": {"keys": (list, (0, 8))},
+    # Handles from 0x1c00000 on are the TPM makers' (certificates).
+    "floor": {"tpm_nv": (int, (0x1000000, 0x1BFFFFF)), "tpm_tcti": (str, (1, 256))},
 }
 _KINDS: Mapping[type, tuple[str, str]] = {str: ("a string", '"text"'), int: ("a whole number", "10"), bool: ("true or false", "true")}
 _REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
@@ -236,6 +247,7 @@ def validate(raw: Mapping[str, object], path: Path) -> Settings:
         health=HealthSettings(**parts["health"]),  # type: ignore[arg-type]
         device=DeviceSettings(**parts["device"]),  # type: ignore[arg-type]
         encryption=EncryptionSettings(**parts["encryption"]),  # type: ignore[arg-type]
+        floor=FloorSettings(**parts["floor"]),  # type: ignore[arg-type]
         **top,  # type: ignore[arg-type]
     )
 

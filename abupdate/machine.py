@@ -19,6 +19,12 @@ The situation is the first row that matches (`-` matches anything):
 the order after the service has settled this boot is one). Row 2 stands before the boot ids because the slot that runs is the
 stronger fact. Row 8: the running slot was taken out, so it never boots again.
 `steady` covers a confirmed slot, a fresh board and an interrupted write alike: what to do with them does not differ.
+
+The floor (lowest security counter that may be installed) is the highest of its copies: both files of the record, the boot store's
+mirror, the stored manifest of the confirmed slot that runs, and a copy outside (a TPM) where there is one. It rises at confirm, in
+this order: boot store (one commit with the confirmation itself, so that no copy is ever above what was confirmed), record, copy
+outside. A cut between leaves later copies behind, never ahead; the service's next start raises every copy that is behind
+(`lagging`), so that copies lost one after the other do not lower it either. The bootloader's own fallback does not ask for it.
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from abupdate.model import (
     CommitBoot,
     Facts,
     Phase,
+    RaiseFloor,
     ReadBack,
     RebuildBoot,
     Record,
@@ -197,9 +204,9 @@ def base_record(facts: Facts) -> Record:
 
 
 def floor(facts: Facts) -> int:
-    """Highest security counter that any witness remembers: record, boot store, head of the confirmed slot that runs."""
+    """Highest security counter that any witness remembers: record, boot store, head of the confirmed slot that runs, copy outside."""
     boot = effective(facts)
-    seen = [facts.witnessed, facts.record.floor if facts.record else 0, boot.floor or 0 if boot else 0]
+    seen = [facts.witnessed, facts.record.floor if facts.record else 0, boot.floor or 0 if boot else 0, facts.outside or 0]
     if boot is not None and boot.trial != facts.booted and facts.booted in boot.order and facts.booted in facts.heads:
         seen.append(facts.heads[facts.booted].counter)
     return max(seen)
@@ -214,15 +221,31 @@ def decide(facts: Facts, request: Request) -> tuple[Step, ...]:
     _readable(facts)
     match request:
         case Write():
-            return _write(facts, request)
+            steps = _write(facts, request)
         case Activate():
-            return _activate(facts, request)
+            steps = _activate(facts, request)
         case Confirm():
-            return _confirm(facts)
+            steps = _raising_outside(facts, _confirm(facts))
         case Revert():
-            return _revert(facts, request)
+            steps = _revert(facts, request)
         case Start():
-            return _start(facts)
+            steps = _start(facts)
+    return _remembering(facts, steps)
+
+
+def _raising_outside(facts: Facts, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The confirmation's steps, the copy outside last: it must never know of a counter that the boot store does not show as confirmed."""
+    risen = max(step.record.floor for step in steps if isinstance(step, SaveRecord))
+    return steps if facts.outside is None else (*steps, RaiseFloor(risen))
+
+
+def _remembering(facts: Facts, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps with every record at or above the floor: saving one goes over both files, also over the one that knew better."""
+    known = floor(facts)
+    return tuple(
+        replace(step, record=replace(step.record, floor=known)) if isinstance(step, SaveRecord) and step.record.floor < known else step
+        for step in steps
+    )
 
 
 def _readable(facts: Facts) -> BootState:
@@ -275,8 +298,27 @@ def rebuilt(facts: Facts) -> BootState:
     return state
 
 
+def lagging(facts: Facts) -> tuple[Step, ...]:
+    """Steps that raise the floor's copies that were lost or are behind; none while anything but the steady state is being dealt with."""
+    boot, known = facts.boot, floor(facts)
+    if boot is None or boot.fresh or situation(facts) is not Situation.STEADY:
+        return ()
+    steps: list[Step] = []
+    if (boot.floor or 0) < known:
+        steps.append(CommitBoot(replace(boot, floor=known), f"the floor is {known}"))
+    if facts.record is not None and facts.record.floor < known:
+        steps.append(SaveRecord(replace(facts.record, floor=known), f"the floor is {known}"))
+    if facts.outside is not None and facts.outside < known:
+        steps.append(RaiseFloor(known))
+    return tuple(steps)
+
+
 def settle(facts: Facts) -> tuple[Step, ...]:
     """Steps that bring record and store in line with an outcome that nobody has dealt with yet; every mutating verb does them first."""
+    return _remembering(facts, _settle(facts))
+
+
+def _settle(facts: Facts) -> tuple[Step, ...]:
     boot = _readable(facts)
     where = situation(facts)
     if where is Situation.FELL_BACK:
@@ -461,8 +503,10 @@ def _confirm(facts: Facts) -> tuple[Step, ...]:
         if boot.trial is not None:
             raise Refused(f"slot {booted} is not the one on trial: slot {boot.trial} is", "confirm runs on the slot that it confirms")
         raise NothingToDo("nothing is on trial")
-    known = record.slots.get(booted) or facts.heads.get(booted) or SlotRecord(SlotState.TRIAL)
-    counter = max(known.counter, attempt.counter if attempt and attempt.slot == booted else 0)
+    head = facts.heads.get(booted)
+    known = record.slots.get(booted) or head or SlotRecord(SlotState.TRIAL)
+    # Record and stored manifest each tell what runs; either may have been put back to an older state.
+    counter = max(known.counter, attempt.counter if attempt and attempt.slot == booted else 0, head.counter if head else 0)
     risen = max(floor(facts), counter)
     left = {**boot.left, booted: _full(facts)}
     order = (booted, *(s for s in boot.order if s != booted))
@@ -560,4 +604,5 @@ def failed(facts: Facts, slot: str, reason: str) -> SaveRecord | None:
     record = facts.record
     if record is None or record.attempt is None or record.attempt.slot != slot or record.attempt.phase is not Phase.WRITING:
         return None
-    return SaveRecord(replace(record, attempt=replace(record.attempt, phase=Phase.FAILED, reason=reason)), f"writing slot {slot} failed")
+    lost = replace(record, floor=floor(facts), attempt=replace(record.attempt, phase=Phase.FAILED, reason=reason))
+    return SaveRecord(lost, f"writing slot {slot} failed")

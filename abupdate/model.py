@@ -317,7 +317,8 @@ class Facts:
     heads say of each slot's content, for a record that is lost. settled: the service has already dealt with this boot's outcome.
     reset: how the previous boot ended as far as the platform tells ("watchdog", "panic" or ""). witnessed: highest floor that any copy
     of the record shows, even one that this version cannot read. replaceable: the store could be rebuilt without losing what the
-    bootloader itself needs.
+    bootloader itself needs. outside: floor in the copy outside (a TPM), 0 where it is empty or does not answer, None where there is none
+    or nobody asked.
     """
 
     slots: tuple[str, ...]
@@ -332,6 +333,7 @@ class Facts:
     reset: str = ""
     witnessed: int = 0
     replaceable: bool = True
+    outside: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +381,14 @@ class ReadBack:
     slot: str
 
 
-Step = CommitBoot | RebuildBoot | SaveRecord | SaveHead | WriteSlot | ReadBack
+@dataclass(frozen=True, slots=True)
+class RaiseFloor:
+    """Durable step, as far as it can be done: the floor's copy outside keeps at least this counter."""
+
+    counter: int
+
+
+Step = CommitBoot | RebuildBoot | SaveRecord | SaveHead | WriteSlot | ReadBack | RaiseFloor
 
 
 class Verdict(Enum):

@@ -135,6 +135,20 @@ class StateStore(Protocol):
         """Replace the stored keyring durably; the caller holds the lock. Raises Failed."""
 
 
+class FloorCopy(Protocol):
+    """A copy of the security counter's floor outside state_dir and boot store (a TPM). It may be missing, and is never needed to boot."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    def value(self) -> int:
+        """The counter that it keeps, 0 where nothing was ever written. Raises Failed where it does not answer or holds something else."""
+
+    def raise_to(self, counter: int) -> None:
+        """Make it durable that it keeps at least this counter; never lowers it. Raises Failed."""
+
+
 class ThisBoot(Protocol):
     """Facts of the running boot."""
 

@@ -15,6 +15,7 @@ from abupdate.errors import AbupdateError, ConfigError, Refused
 from abupdate.log import log
 from abupdate.model import BootTraits, Keyring, Sealing, SlotRecord, SlotState, TrialPolicy
 from abupdate.operations.board import Board
+from abupdate.operations.outside import OutsideFloor
 from abupdate.ports import Bootloader
 
 if TYPE_CHECKING:
@@ -37,8 +38,22 @@ def bootloader(settings: Settings) -> tuple[Bootloader, str]:
     raise ConfigError(f"bootloader {settings.bootloader.kind} is not supported by this version", 'kind = "uboot" is')
 
 
-def board(settings: Settings, *, tolerant: bool = False, devices: bool = True) -> Board:
-    """The device as the verbs see it. devices: check the slots' devices and state_dir too. Raises ConfigError."""
+def outside_floor(settings: Settings) -> OutsideFloor | None:
+    """The floor's copy in a TPM where one is configured; nothing is asked of it yet."""
+    if not settings.floor.tpm_nv:
+        return None
+    from abupdate.devices.tpm import TpmFloor
+
+    # The service pets a watchdog between two calls.
+    patience_s = min(8.0, settings.watchdog.timeout_s / 3)
+    return OutsideFloor(TpmFloor(settings.floor.tpm_nv, settings.floor.tpm_tcti, patience_s))
+
+
+def board(settings: Settings, *, tolerant: bool = False, devices: bool = True, outside: bool = False) -> Board:
+    """The device as the verbs see it. devices: check the slots' devices and state_dir too. outside: also ask the floor's copy in a TPM.
+
+    Raises ConfigError.
+    """
     if devices:
         check_devices(settings)
     if settings.state_dir.exists():
@@ -57,6 +72,7 @@ def board(settings: Settings, *, tolerant: bool = False, devices: bool = True) -
         describe_head=describe_head,
         tears=tears,
         tolerant=tolerant,
+        outside=outside_floor(settings) if outside else None,
     )
 
 
@@ -230,9 +246,9 @@ def tolerant(settings: Settings, *, service: bool = False) -> Board:
     """
     try:
         check_devices(settings, present=False)
-        return board(settings, tolerant=True, devices=False)
+        return board(settings, tolerant=True, devices=False, outside=True)
     except ConfigError as error:
         if not service:
             raise
         log.warning("going on without state_dir: %s", error.message)
-        return board(replace(settings, state_dir=RUNTIME / "no-state"), tolerant=True, devices=False)
+        return board(replace(settings, state_dir=RUNTIME / "no-state"), tolerant=True, devices=False, outside=True)

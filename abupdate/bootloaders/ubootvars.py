@@ -109,7 +109,9 @@ def _counter(raw: bytes) -> int:
 
 def _floor(raw: bytes | None) -> int | None:
     match = _HEX.fullmatch(raw or b"")
-    return int(match.group(1), 16) & _MAX_FLOOR if match else None
+    number = int(match.group(1), 16) if match else _MAX_FLOOR + 1
+    # What no bundle can reach is damage: it must not lock every update out.
+    return number if number <= _MAX_FLOOR else None
 
 
 def _hexadecimal(number: int, most: int = _MAX_COUNTER) -> bytes:

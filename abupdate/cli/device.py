@@ -51,7 +51,7 @@ def flash(options: Namespace) -> int:
     from abupdate.transfer.sources import open_source
 
     settings = load(options.config)
-    board = wiring.board(settings)
+    board = wiring.board(settings, outside=True)
     admit = wiring.admission(settings)
     contents = wiring.contents(settings, options.max_rate, admit)
     unseal = wiring.unsealing(settings)
@@ -72,7 +72,7 @@ def activate(options: Namespace) -> int:
     from abupdate.operations import flash as operation
 
     settings = load(options.config)
-    board = wiring.board(settings)
+    board = wiring.board(settings, outside=True)
     admit = wiring.admission(settings)
 
     def check_head(head: bytes) -> str:

@@ -17,7 +17,7 @@ from abupdate.devices.thisboot import kernel_argument
 from abupdate.errors import AbupdateError
 from abupdate.health.programs import find_programs
 from abupdate.operations.board import Board, observe
-from abupdate.operations.doctor import Finding, Grade, check_state, fix, run_checks
+from abupdate.operations.doctor import Finding, Grade, check_floor, check_state, fix, run_checks
 
 
 def doctor(options: Namespace) -> int:
@@ -34,6 +34,7 @@ def doctor(options: Namespace) -> int:
             ("state_dir", lambda: _state_dir(settings)),
             ("boot store", lambda: _store(settings)),
             ("boot store", lambda: check_state(board)),
+            ("floor", lambda: check_floor(board)),
             ("boot", lambda: _boot(board, settings)),
             ("trust", lambda: _trust(settings)),
             ("encryption", lambda: _encryption(settings)),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from abupdate import machine
 from abupdate.errors import AbupdateError, Failed, StoreUnreadable
 from abupdate.log import log
-from abupdate.model import BootState, CommitBoot, Facts, RebuildBoot, SaveRecord, SlotRecord, Step, TrialPolicy
+from abupdate.model import BootState, CommitBoot, Facts, RaiseFloor, RebuildBoot, SaveRecord, SlotRecord, Step, TrialPolicy
+from abupdate.operations.outside import OutsideFloor
 from abupdate.ports import Bootloader, StateStore, ThisBoot
 
 # How long a verb waits for the lock: the service holds it for a moment at its start, which is when people type.
@@ -22,7 +23,7 @@ class Board:
 
     slots: configured names. describe_head: stored head's bytes -> what the slot's record would say (None: unreadable head).
     tears: empty, or why the boot store can be lost by a power cut. tolerant: go on where the record cannot be written
-    (the boot store alone decides; the service, confirm and revert).
+    (the boot store alone decides; the service, confirm and revert). outside: the floor's copy that verbs ask to which it matters.
     """
 
     slots: tuple[str, ...]
@@ -34,6 +35,7 @@ class Board:
     tears: str = ""
     tolerant: bool = False
     doers: Mapping[type, Callable[[Step], None]] = field(default_factory=dict)
+    outside: OutsideFloor | None = None
 
 
 def observe(board: Board, *, readable: bool = True) -> Facts:
@@ -66,6 +68,7 @@ def observe(board: Board, *, readable: bool = True) -> Facts:
         reset=board.boot.reset_reason(),
         witnessed=witnessed,
         replaceable=not board.store.irreplaceable,
+        outside=board.outside.value() if board.outside else None,
     )
 
 
@@ -107,6 +110,9 @@ def perform(board: Board, steps: Iterable[Step]) -> None:
             case SaveRecord():
                 log.info("record: %s", step.why)
                 unsaved = _unsaved(board, step) and _unsaved(board, step)
+            case RaiseFloor():
+                if board.outside is not None:
+                    board.outside.raise_to(step.counter)
             case _:
                 board.doers[type(step)](step)
     if unsaved is not None and _unsaved(board, unsaved):

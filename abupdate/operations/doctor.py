@@ -8,7 +8,7 @@ from enum import Enum
 
 from abupdate import machine
 from abupdate.errors import AbupdateError
-from abupdate.model import BootState, CommitBoot, Facts, RebuildBoot, SaveRecord, Situation, Step
+from abupdate.model import BootState, CommitBoot, Facts, RaiseFloor, RebuildBoot, SaveRecord, Situation, Step
 from abupdate.operations.board import LOCK_WAIT_S, Board, observe, perform
 
 
@@ -60,6 +60,31 @@ def check_state(board: Board) -> Iterable[Finding]:
         yield Finding(Grade.OK, "boot store", "holds none of our variables yet: the first flash writes them")
 
 
+def check_floor(board: Board) -> Iterable[Finding]:
+    """The copies of the floor: one that is lost or behind, one that says more than all others, one that does not answer."""
+    facts = observe(board, readable=False)
+    known = machine.floor(facts)
+    outside = board.outside
+    copies = {"record": max(facts.witnessed, facts.record.floor if facts.record else 0)}
+    if facts.boot is not None and not facts.boot.fresh:
+        copies["boot store"] = facts.boot.floor or 0
+    if outside is not None and outside.problem is None:
+        copies[outside.name] = facts.outside or 0
+    confirmed = facts.boot is not None and facts.boot.trial != facts.booted
+    witnesses = [*copies.values(), *([facts.heads[facts.booted].counter] if confirmed and facts.booted in facts.heads else [])]
+    for name, counter in copies.items():
+        if counter == known and known and len(witnesses) > 1 and sorted(witnesses)[-2] < known:
+            text = f"only the {name} says {known}, every other copy at most {sorted(witnesses)[-2]}"
+            yield Finding(Grade.WARN, "floor", text, "bundles below it are refused; was such a bundle ever confirmed here?")
+        elif counter < known:
+            hint = "the service's next start raises it, or abupdate doctor --fix now"
+            yield Finding(Grade.WARN, "floor", f"the {name} says {counter}, the floor is {known}", hint)
+        else:
+            yield Finding(Grade.OK, "floor", f"the {name} says {counter}")
+    if outside is not None and outside.problem is not None:
+        yield Finding(Grade.WARN, "floor", f"{outside.problem.message}: the other copies decide", outside.problem.hint)
+
+
 _GRADES = {
     Situation.UNKNOWN: (Grade.WARN, "abupdate doctor --fix takes the slot on trial out"),
     Situation.FELL_BACK: (Grade.WARN, "the service records it at its next start, or abupdate doctor --fix now"),
@@ -70,7 +95,8 @@ _GRADES = {
 
 
 def repairs(facts: Facts) -> tuple[Step, ...]:
-    """What `--fix` does: rebuild an unreadable store, settle an outcome, take out a trial slot that nobody knows about."""
+    """What `--fix` does: rebuild an unreadable store, settle an outcome, take out a trial slot that nobody knows about, raise copies of
+    the floor that are behind."""
     if facts.boot is None:
         return (RebuildBoot(machine.rebuilt(facts), "no copy of the boot state is valid"),)
     settled = machine.settle(facts)
@@ -78,7 +104,7 @@ def repairs(facts: Facts) -> tuple[Step, ...]:
         return settled
     if machine.situation(facts) is Situation.UNKNOWN:
         return machine.decide(facts, machine.Revert("taken out by doctor: the record was lost"))
-    return ()
+    return machine.lagging(facts)
 
 
 def describe(step: Step) -> str:
@@ -91,6 +117,8 @@ def describe(step: Step) -> str:
             return f"boot store: {step.why}: {_shown(step.state)}"
         case SaveRecord():
             return f"record: {step.why}"
+        case RaiseFloor():
+            return f"the floor's copy outside is raised to {step.counter}"
         case _:
             return type(step).__name__
 

@@ -133,6 +133,8 @@ class Service:
                     perform(board, machine.rebuild(facts))
                 facts = settle(board)
                 perform(board, machine.decide(facts, machine.Start()))
+                # Copies of the floor that a cut or a new board has left behind.
+                perform(board, machine.lagging(observe(board)))
                 self._settled = True
                 # Not where it failed: what nobody has dealt with must not look as if somebody had.
                 with contextlib.suppress(OSError):
