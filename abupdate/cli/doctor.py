@@ -18,6 +18,7 @@ from abupdate.errors import AbupdateError
 from abupdate.health.programs import find_programs
 from abupdate.operations.board import Board, observe
 from abupdate.operations.doctor import Finding, Grade, check_floor, check_state, fix, run_checks
+from abupdate.operations.keyring import observe as observe_keyring
 
 
 def doctor(options: Namespace) -> int:
@@ -117,8 +118,11 @@ def _boot(board: Board, settings: Settings) -> Iterable[Finding]:
 
 
 def _trust(settings: Settings) -> Iterable[Finding]:
-    wiring.admission(settings)
+    found = observe_keyring(wiring.state_store(settings), wiring.trust(settings))
     yield Finding(Grade.OK, "trust", f"{settings.trust.keyring} is whole and signed by its root keys")
+    if found.note:
+        yield Finding(Grade.WARN, "trust", found.note, "the chain of the next bundle, or `abupdate keyring update`, brings it forward again")
+    yield Finding(Grade.OK, "trust", f"version {found.ring.version} of the keyring counts ({found.source.value})")
     if settings.trust.allow_test_keys:
         yield Finding(Grade.WARN, "trust", "test keys are accepted", "remove trust.allow_test_keys on devices that leave the house")
 

@@ -104,3 +104,4 @@ KEYRING = c.Struct(
     body=_records(c.this.body_bytes, {0x0001: c.Int32ul, 0x0002: _sequence(_ROLE_TAGS)}),
     signatures=_records(c.this.signatures_bytes, {0x0001: _SIGNATURE}),
 )
+CHAIN = c.GreedyRange(KEYRING)
