@@ -121,7 +121,7 @@ def _trust(settings: Settings) -> Iterable[Finding]:
     found = observe_keyring(wiring.state_store(settings), wiring.trust(settings))
     yield Finding(Grade.OK, "trust", f"{settings.trust.keyring} is whole and signed by its root keys")
     if found.note:
-        yield Finding(Grade.WARN, "trust", found.note, "the chain of the next bundle, or `abupdate keyring update`, brings it forward again")
+        yield Finding(Grade.WARN, "trust", found.note, "the next bundle's chain or `abupdate keyring update` brings it forward again")
     yield Finding(Grade.OK, "trust", f"version {found.ring.version} of the keyring counts ({found.source.value})")
     if settings.trust.allow_test_keys:
         yield Finding(Grade.WARN, "trust", "test keys are accepted", "remove trust.allow_test_keys on devices that leave the house")
