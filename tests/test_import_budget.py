@@ -40,6 +40,7 @@ Service._start = started
 """
 
 NEVER = ("asyncio", "abupdate.fleet", "abupdate.host", "abupdate.admin")
+SEALED = ("abupdate.formats.contentkey", "cryptography.hazmat.primitives.asymmetric.x25519", "cryptography.hazmat.primitives.ciphers.aead")
 DECODING = ("construct", "cryptography", "zstandard")
 
 
@@ -95,6 +96,17 @@ def test_what_reads_bundles_decodes_without_construct_too(workstation: Workstati
         workstation.ok("confirm")
     names = loaded(workstation, *(kit[part] if part == "v2" else part for part in argv))
     assert of(names, "abupdate.transfer")
+    assert not of(names, *NEVER, "construct")
+    assert not of(names, *SEALED), "nothing here is encrypted"
+
+
+def test_a_sealed_bundle(workstation: Workstation, kit: Kit) -> None:
+    kit.recipient("device")
+    workstation.ok("confirm")
+    with workstation.config.open("a") as config:
+        config.write(f'[encryption]\nkeys = ["{kit.folder}/device.pem"]\n')
+    names = loaded(workstation, "flash", kit.bundle("sealed", recipients=("device",)))
+    assert of(names, *SEALED)
     assert not of(names, *NEVER, "construct")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from abupdate.__main__ import main
 from abupdate.devices.statedir import StateDir
+from abupdate.host.recipients import load_identity
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV_BYTES = 0x4000
@@ -163,8 +164,13 @@ class Kit:
         rootfs_bytes: int = ROOTFS_BYTES,
         without: str = "",
         extra: bool = False,
+        codec: str = "zstd",
+        recipients: tuple[str, ...] = (),
     ) -> Path:
-        """Path of a bundle of this name; made at the first call. top: more lines of the SPEC. without, extra: images."""
+        """Path of a bundle of this name; made at the first call. top: more lines of the SPEC. without, extra: images.
+
+        recipients: names of keys that `recipient` has made; the bundle is sealed for them.
+        """
         path = self.folder / f"{name}.abu"
         if path.exists():
             return path
@@ -179,11 +185,18 @@ class Kit:
         lines += ["level = 3", top]
         for image, data in self.images[name].items():
             (self.folder / f"{name}.{image}").write_bytes(data)
-            lines += [f"[images.{image}]", f'file = "{name}.{image}"']
+            lines += [f"[images.{image}]", f'file = "{name}.{image}"', f'codec = "{codec}"']
         spec = self.folder / f"{name}.toml"
         spec.write_text("\n".join(lines))
-        self.make("bundle", "create", spec, "-o", path, "--key", self.folder / f"{key}.pem")
+        sealed = [word for name in recipients for word in ("--recipient", self.folder / f"{name}.pub")]
+        self.make("bundle", "create", spec, "-o", path, "--key", self.folder / f"{key}.pem", *sealed)
         return path
+
+    def recipient(self, name: str) -> str:
+        """Id of a key that opens sealed bundles, NAME.pem; made at the first call."""
+        if not (self.folder / f"{name}.pem").exists():
+            self.make("keys", "generate", "--recipient", self.folder / name)
+        return load_identity(self.folder / f"{name}.pem").key_id.hex()
 
     def __getitem__(self, name: str) -> Path:
         return self.folder / f"{name}.abu"

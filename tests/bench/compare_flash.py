@@ -29,6 +29,7 @@ def main() -> int:
     image, filler = workload.build_image(folder), workload.build_filler(folder)
     rauc_bundle = with_rauc.build_bundle(folder, image, LEVEL)
     our_bundle = with_abupdate.build_bundle(folder, image, LEVEL)
+    sealed = with_abupdate.build_sealed(folder)
     print(f"image {image.stat().st_size >> 20} MiB; bundles: rauc {_mib(rauc_bundle)}, abupdate {_mib(our_bundle)}, zstd level {LEVEL}")
     print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} (what else runs spoils the figures)")
     with ExitStack() as stack:
@@ -39,6 +40,7 @@ def main() -> int:
             "rauc": rauc.flash,
             "abupdate, no read-back": lambda: ours.flash(our_bundle, read_back=False),
             "abupdate": lambda: ours.flash(our_bundle, read_back=True),
+            "abupdate, sealed": lambda: ours.flash(sealed, read_back=True),
             "dd write": lambda: timed(_dd(image, target)),
         }
         samples: dict[str, list[Sample]] = {name: [] for name in [*contenders, "dd read"]}
@@ -65,6 +67,7 @@ def _report(samples: dict[str, list[Sample]]) -> int:
         print(f"{name:24}{figures}{middle.wall_s / base:8.2f}")
     read = median(samples["dd read"]).wall_s
     bare, full = median(samples["abupdate, no read-back"]).wall_s, median(samples["abupdate"]).wall_s
+    print(f"sealed: {median(samples['abupdate, sealed']).wall_s / full:.2f} of abupdate's wall time")
     met = (bare <= base, full <= base + read)
     print(f"\n{_word(met[0])} without read-back {bare:.2f} s, aim {base:.2f} s (RAUC)")
     print(f"{_word(met[1])} with read-back {full:.2f} s, aim {base + read:.2f} s (RAUC and one direct read of the slot)")

@@ -29,6 +29,19 @@ def build_bundle(folder: Path, image: Path, level: int) -> Path:
     return bundle
 
 
+def build_sealed(folder: Path) -> Path:
+    """The same as `build_bundle` has made, sealed for a key of its own, sealed.pem."""
+    bundle = folder / "sealed.abu"
+    if bundle.exists():
+        return bundle
+    for suffix in (".pem", ".pub"):
+        (folder / f"sealed{suffix}").unlink(missing_ok=True)
+    _run("keys", "generate", "--recipient", folder / "sealed")
+    sealed: list[str | Path] = ["--recipient", folder / "sealed.pub", "--key", folder / "release.pem"]
+    _run("bundle", "create", folder / "spec.toml", "-o", bundle, *sealed)
+    return bundle
+
+
 def make_keyring(folder: Path) -> None:
     """Make root and release keys and ring.abk in the folder."""
     for name in ("root", "release"):
@@ -56,6 +69,7 @@ class Abupdate:
             f'[slots.A]\nimages = {{ rootfs = "{slots[0]}" }}\n[slots.B]\nimages = {{ rootfs = "{slots[1]}" }}\n'
             f'[bootloader]\nkind = "uboot"\nfw_env_config = "{self._folder / "fw_env.config"}"\n'
             f'[device]\nbooted = "A"\n[trust]\nkeyring = "{self._keyring}"\n'
+            f'[encryption]\nkeys = ["{folder / "sealed.pem"}"]\n'
         )
         self.fresh()
 

@@ -1,7 +1,8 @@
 """Golden files: what was written once must be read for ever, and written again byte for byte.
 
 The files in golden/ are never made anew for a change of the code: a change that needs that is a new format version.
-`golden.abu` stores bytes as they are, so that it does not depend on the zstd library; `golden-zstd.abu` is only read.
+`golden.abu` stores bytes as they are, so that it does not depend on the zstd library; `golden-zstd.abu` is only read, and so is
+`golden-sealed.abu`, which is never twice the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 
 from abupdate.formats import bundle, keyring
 from abupdate.formats.codec import Decoder
+from abupdate.formats.contentkey import ContentKey, Identity, unseal
 from abupdate.host.create import create
 from abupdate.host.keys import KeyPair
 from abupdate.host.spec import load
@@ -41,6 +43,7 @@ BOOT = hashlib.shake_256(b"golden").digest(5000)
 BUNDLE_IDS = {
     "golden.abu": "f777da9ed89a88317289675fcf29aa8a5f79a0e04bc3e29d2b67b3f4c6a82a13",
     "golden-zstd.abu": "82df1891f5d2608ad2390a4207a392928f66ebf01e0017ce217f8783782b9232",
+    "golden-sealed.abu": "e4c5f3393157cd658e45cab2bed70a9da8e1fbb0e868727a2429366815e4f3b4",
 }
 
 
@@ -62,8 +65,15 @@ def test_keyring_is_written_byte_for_byte(ring_bytes: bytes) -> None:
     assert ring_bytes == (GOLDEN / "golden.abk").read_bytes()
 
 
-@pytest.mark.parametrize(("name", "codec"), [("golden.abu", Codec.NONE), ("golden-zstd.abu", Codec.ZSTD)])
-def test_bundle_is_read(name: str, codec: Codec) -> None:
+@pytest.mark.parametrize(
+    ("name", "codecs"),
+    [
+        ("golden.abu", (Codec.NONE, Codec.NONE)),
+        ("golden-zstd.abu", (Codec.ZSTD, Codec.ZSTD)),
+        ("golden-sealed.abu", (Codec.ZSTD, Codec.NONE)),
+    ],
+)
+def test_bundle_is_read(name: str, codecs: tuple[Codec, Codec], identities: dict[str, Identity]) -> None:
     data = (GOLDEN / name).read_bytes()
     ring = keyring.parse((GOLDEN / "golden.abk").read_bytes())
     keyring.check_self_signed(ring)
@@ -76,12 +86,25 @@ def test_bundle_is_read(name: str, codec: Codec) -> None:
     assert (manifest.hardware_revisions, manifest.min_updater, manifest.flags) == (("r1", "r2"), "0.1", frozenset({"security-fix"}))
     assert (manifest.build_time, manifest.description) == (1700000000, "A bundle that every later version reads.")
     assert [(image.name, image.kind, image.codec) for image in manifest.images] == [
-        ("rootfs", ImageKind.RAW, codec),
-        ("boot", ImageKind.RAW, codec),
+        ("rootfs", ImageKind.RAW, codecs[0]),
+        ("boot", ImageKind.RAW, codecs[1]),
     ]
-    decoder = Decoder()
+    keys: list[ContentKey | None] = [None]
+    if name == "golden-sealed.abu":
+        assert manifest.sealing is not None
+        # Whoever of the two it is sealed for; the third one is a stranger.
+        keys = [unseal(manifest.sealing, [identities["other"], identities[who]]) for who in ("device", "product")]
+    else:
+        assert manifest.sealing is None
+    for key in keys:
+        contents(head, data, key)
+
+
+def contents(head: bundle.Head, data: bytes, key: ContentKey | None) -> None:
+    """Compare the images of a golden bundle with what went into it."""
     for image, content in (("rootfs", ROOTFS), ("boot", BOOT)):
-        start = signed.payload_offset(image)
+        decoder, codec = Decoder(None if key is None else key.image(image)), head.signed.image(image).codec
+        start = head.signed.payload_offset(image)
         pieces = [
             decoder.plain(chunk, codec, data[start + chunk.stored_offset :][: chunk.stored_size]) for chunk in head.tables.chunks(image)
         ]

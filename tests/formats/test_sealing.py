@@ -24,6 +24,7 @@ from abupdate.formats import bundle, chunktable, contentkey, manifest, sealing, 
 from abupdate.formats.codec import Decoder
 from abupdate.formats.contentkey import ContentKey, Identity, seal_for, unseal
 from abupdate.model import Chunk, Codec, Image, ImageKind, Manifest, Recipient, Sealing
+from tests.formats.test_golden import BOOT, GOLDEN, ROOTFS
 
 P = 2**255 - 19
 PLAIN = Manifest(b"", "acme", (), "1.0", 1, "", 2, "", frozenset(), (Image("a", ImageKind.RAW, 4096, Codec.NONE, bytes(32), 100, 4096),))
@@ -84,6 +85,11 @@ def test_every_recipient_opens_it_by_the_book_and_by_the_decoder(
                 (chunk, sealed_bundle[start + chunk.stored_offset :][: chunk.stored_size]) for chunk in head.tables.chunks(image.name)
             )
             assert b"".join(decoder.plain(chunk, image.codec, piece) for chunk, piece in stored) == small_images[image.name]
+
+
+def test_the_golden_bundle_by_the_book() -> None:
+    data = (GOLDEN / "golden-sealed.abu").read_bytes()
+    assert by_the_book(data, hashlib.sha256(b"product").digest()) == {"rootfs": ROOTFS, "boot": BOOT}
 
 
 def test_what_is_stored_shows_nothing_of_the_content(sealed_bundle: bytes, small_bundle: bytes) -> None:

@@ -27,8 +27,8 @@ def sparse(path: Path, size_bytes: int) -> None:
         file.truncate(size_bytes)
 
 
-def large(workstation: Workstation, kit: Kit, size_bytes: int, *, codec: str = "zstd") -> tuple[Path, Path]:
-    """(bundle, image) with a rootfs of this size; the workstation's rootfs slots get room for it."""
+def large(workstation: Workstation, kit: Kit, size_bytes: int, *, codec: str = "zstd", recipient: str = "") -> tuple[Path, Path]:
+    """(bundle, image) with a rootfs of this size; the workstation's rootfs slots get room for it. recipient: it is sealed for that key."""
     folder = workstation.folder
     image = folder / f"image-{size_bytes}"
     sparse(image, size_bytes)
@@ -39,7 +39,8 @@ def large(workstation: Workstation, kit: Kit, size_bytes: int, *, codec: str = "
     )
     (folder / "boot.img").write_bytes(os.urandom(4096))
     bundle = folder / f"{image.name}.abu"
-    kit.make("bundle", "create", spec, "-o", bundle, "--key", kit.folder / "release.pem")
+    sealed: list[str | Path] = ["--recipient", kit.folder / f"{recipient}.pub"] if recipient else []
+    kit.make("bundle", "create", spec, "-o", bundle, "--key", kit.folder / "release.pem", *sealed)
     for slot in "AB":
         os.truncate(workstation.places[f"{slot}.rootfs"], size_bytes)
     return bundle, image
@@ -68,9 +69,14 @@ def test_a_bundle_of_more_than_4_gib_is_flashed(workstation_on_disk: Workstation
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_image(workstation_on_disk: Workstation, kit: Kit) -> None:
-    small, _ = large(workstation_on_disk, kit, 64 * MIB)
+@pytest.mark.parametrize("sealed", [False, True])
+def test_memory_does_not_grow_with_the_image(workstation_on_disk: Workstation, kit: Kit, sealed: bool) -> None:
+    kit.recipient("device")
+    with workstation_on_disk.config.open("a") as config:
+        config.write(f'[encryption]\nkeys = ["{kit.folder}/device.pem"]\n')
+    recipient = "device" if sealed else ""
+    small, _ = large(workstation_on_disk, kit, 64 * MIB, recipient=recipient)
     little = peak_kib(workstation_on_disk, small)
     workstation_on_disk.ok("revert")
-    big, _ = large(workstation_on_disk, kit, 2048 * MIB)
+    big, _ = large(workstation_on_disk, kit, 2048 * MIB, recipient=recipient)
     assert peak_kib(workstation_on_disk, big) - little <= 8 * 1024
