@@ -143,7 +143,7 @@ _REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
 _SLOT_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_FILE_BYTES = 64 << 10
-_MAX_LINE_BYTES = 4096
+MAX_LINE_BYTES = 4096
 _MAX_DEPTH = 8
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -196,8 +196,8 @@ def _parse(path: Path, data: bytes) -> dict[str, object]:
     if len(data) > _MAX_FILE_BYTES:
         raise ConfigError(f"configuration {path} is larger than {_MAX_FILE_BYTES} bytes", "is it the right file?")
     # A key `a.a.a...` costs the parser the square of its parts, and a key cannot go on in the next line.
-    if len(longest := max(data.split(b"\n"), key=len)) > _MAX_LINE_BYTES:
-        raise ConfigError(f"configuration {path} has a line of {len(longest)} bytes, more than {_MAX_LINE_BYTES}", "is it the right file?")
+    if len(longest := max(data.split(b"\n"), key=len)) > MAX_LINE_BYTES:
+        raise ConfigError(f"configuration {path} has a line of {len(longest)} bytes, more than {MAX_LINE_BYTES}", "is it the right file?")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.health.programs import distrust
-from abupdate.health.results import CheckResult, Health, Round
+from abupdate.health.results import CheckResult, Health, Round, last_line
 
 DEFAULT_TIMEOUT_S = 10.0
 _TERM_GRACE_S = 1.0
@@ -29,7 +29,6 @@ _KEPT_BYTES = 4096
 _READ_BYTES = 65536
 _READS_PER_POLL = 16
 _PIPE_BYTES = 1 << 20
-_REASON_CHARACTERS = 200
 # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count address space that Go, Java and node merely reserve.
 _DATA_BYTES = 512 << 20
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
@@ -195,7 +194,7 @@ class CheckRun:
 
     def _result(self, running: _Running, code: int, now_s: float) -> CheckResult:
         duration_s = max(0.0, now_s - running.started_s)
-        said = _last_line(running.tail)
+        said = last_line(running.tail)
         if running.termed_s is not None:
             reason = f"no answer within {self._timeout_s:g} s" + (f", last said: {said}" if said else "")
             return CheckResult(running.path.name, Health.CRITICAL, reason, duration_s)
@@ -240,14 +239,6 @@ def _drain(running: _Running) -> None:
             running.at_end = True
             return
         running.tail = (running.tail + data)[-_KEPT_BYTES:]
-
-
-def _last_line(tail: bytes) -> str:
-    lines = [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
-    if not lines:
-        return ""
-    line = "".join(character if character.isprintable() else " " for character in lines[-1])
-    return " ".join(line.split())[:_REASON_CHARACTERS]
 
 
 def _signal_name(number: int) -> str:

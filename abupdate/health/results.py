@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+_REASON_CHARACTERS = 200
 NO_PROGRAMS = "no health programs: userspace reached the service"
 
 
@@ -46,3 +47,12 @@ class Round:
         if worst.health is Health.OK:
             return f"{len(self.results)} health programs are content"
         return f"{worst.name}: {worst.reason}" if worst.reason else f"{worst.name} is {worst.health.name.lower()}"
+
+
+def last_line(tail: bytes) -> str:
+    """What a program said last, from the end of its output, fit for a terminal: at most 200 printable characters, "" for nothing."""
+    lines = [line for line in tail.decode(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        return ""
+    line = "".join(character if character.isprintable() else " " for character in lines[-1])
+    return " ".join(line.split())[:_REASON_CHARACTERS]

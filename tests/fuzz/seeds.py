@@ -1,0 +1,112 @@
+"""The seed corpus: small real artefacts of each format, made by the project's own builders. `python -m tests.fuzz --seeds` makes it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from abupdate.formats import bundle, record, signature, ubootenv
+from abupdate.formats.ubootenv import Environment, Scheme
+from abupdate.model import Attempt, Phase, Record, SlotRecord, SlotState
+from tests.hostile import specimen
+from tests.workstation import CONFIG
+
+CORPUS = Path(__file__).parent / "corpus"
+FOUND = Path(__file__).parent / "found"
+MAX_CORPUS_BYTES = 200 << 10
+_TEXT = b"".join(b"line %d\n" % number for number in range(500))
+_FRAGMENTS = (
+    CONFIG + "[trial]\nwindow_s = 60\ntries = 2\nauto_confirm = false\n",
+    CONFIG + '\x1c[health]\ninterval_s = 5\n[slots."B"]\nimages.rootfs = "/dev/x"\nimages.boot = \'y\'\n',
+    'trial = { tries = 0x3 }\n"compatible" = """a\\u0041"""\n',
+)
+_FWENV = (
+    "/dev/mmcblk0 0x3c0000 0x4000\n/dev/mmcblk0 0x3c4000 0x4000\n",
+    "# NOR\n/dev/mtd1 0x0 0x2000 0x1000 2 1\n/dev/mtd2 0 2000 1000 2 0\n",
+    "/boot/uboot.env -0x8000 4000\n",
+)
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Inputs by target."""
+    with tempfile.TemporaryDirectory() as folder:
+        before = os.environ.get("SOURCE_DATE_EPOCH")
+        os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
+        try:
+            whole = specimen.build(Path(folder)).data
+            unsigned = specimen.build(Path(folder), seed=2, signers=()).data
+        finally:
+            del os.environ["SOURCE_DATE_EPOCH"]
+            if before is not None:
+                os.environ["SOURCE_DATE_EPOCH"] = before
+    head = bundle.read_head(BytesIO(whole).read, len(whole))
+    tables, position = [], 0
+    for image in head.signed.manifest.images:
+        codec = b"\1" if image.codec.value == "zstd" else b"\0"
+        tables.append(codec + head.tables.raw[position : position + image.table_bytes])
+        position += image.table_bytes
+    block = signature.pack_block(head.signed.signatures)
+    first, second = specimen.ring(), specimen.ring(2, ("root", "root-2"), ("root", "root-2"))
+    third = specimen.ring(3, ("root-2",), ("root", "root-2"))
+    return {
+        "bundle": [whole, unsigned],
+        "head": [head.raw],
+        "manifest": [head.signed.manifest_bytes],
+        "signatures": [block, b""],
+        "tlv": [block, b""],
+        "table": tables,
+        "keyring": [first, second],
+        "chain": [first + second, first + second + third],
+        "record": _records(),
+        "environment": _environments(),
+        "fwenv": [text.encode() for text in _FWENV],
+        "config": [text.encode() for text in _FRAGMENTS],
+        "health": [b"disk ok\nlink down\n", "Temperatur 40 °C\r\n\x1b[31mrot\x1b[0m".encode(), b"\xff\xfe\x00" * 9],
+        "codec": _frames(),
+    }
+
+
+def _records() -> list[bytes]:
+    slots = {"A": SlotRecord(SlotState.CONFIRMED, "1.0", "aa" * 32, 7), "B": SlotRecord(SlotState.TRIAL, "2.0", "bb" * 32, 8, {"new": 1})}
+    attempt = Attempt("B", Phase.ARMED, "boot", "bb" * 32, "2.0", 8, "A", 3, "because", {"more": [None, "ü"]})
+    return [record.encode(Record(7, slots, attempt, "uboot:/dev/x@0x0+0x4000", {"x": {}}), 9), record.encode(Record(), 1)]
+
+
+def _environments() -> list[bytes]:
+    made = []
+    for number, scheme in enumerate(Scheme):
+        entries = Environment((b"BOOT_ORDER=A B", b"BOOT_A_LEFT=3", b"foreign", b"bootcmd=run x; run y"))
+        made.append(bytes([number]) + ubootenv.encode(entries, 256, scheme, 1))
+    return made
+
+
+def _frames() -> list[bytes]:
+    kinds: tuple[dict[str, Any], ...] = ({}, {"write_checksum": True}, {"write_content_size": False}, {"level": 19})
+    compressors = [zstandard.ZstdCompressor(**options) for options in kinds]
+    plains = (_TEXT[:1500], b"a" * 5000, b"")
+    return [len(plain).to_bytes(4, "little") + compressor.compress(plain) for compressor in compressors for plain in plains]
+
+
+def write() -> int:
+    """Write the corpus into the tree; returns its size in bytes."""
+    total = 0
+    for target, inputs in seeds().items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        for number, data in enumerate(inputs):
+            (folder / f"{number:02}").write_bytes(data)
+            total += len(data)
+    assert total < MAX_CORPUS_BYTES
+    return total
+
+
+def kept(target: str) -> list[Path]:
+    """The seeds of a target, and the inputs that once showed a fault."""
+    return [path for folder in (CORPUS, FOUND) for path in sorted((folder / target).glob("*")) if path.is_file()]

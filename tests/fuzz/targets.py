@@ -1,0 +1,399 @@
+"""What is fuzzed: for each parser a function that takes any bytes and asserts what must hold, a mutation that knows its shape, and
+the memory that it may take.
+
+A function returns True where the parser accepted the input. It fails on any error that is not the project's own, and where an
+accepted input, built again from what was read, gives other bytes. `check` adds the bounds of memory and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from random import Random
+
+import zstandard
+
+from abupdate import config
+from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
+from abupdate.formats import bundle, chunktable, fwenvconfig, keyring, manifest, record, rotation, signature, tlv, ubootenv
+from abupdate.formats.bundle import Head
+from abupdate.formats.codec import Decoder
+from abupdate.formats.ubootenv import Scheme
+from abupdate.health.results import last_line
+from abupdate.model import Chunk, Codec, Image, ImageKind
+from tests.fuzz import shapes
+from tests.fuzz.shapes import Mutation
+
+KIB, MIB = 1 << 10, 1 << 20
+SCHEMES = tuple(Scheme)
+FRAGMENT = b"\x1c"
+# Generous: a machine that is busy, an interpreter that is traced. A parser with a square in it takes minutes.
+TIME_BOUND_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parser under test. Peak of Python's memory while it runs: at most fixed_bytes + factor * length of the input."""
+
+    run: Callable[[bytes], bool]
+    mutate: Mutation
+    fixed_bytes: int
+    factor: int
+
+
+def check(target: Target, data: bytes) -> bool:
+    """Run one input within the target's bounds. tracemalloc must be on. Raises whatever is a finding."""
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    started = time.thread_time()
+    accepted = target.run(data)
+    took_s = time.thread_time() - started
+    peak = tracemalloc.get_traced_memory()[1] - before
+    bound = target.fixed_bytes + target.factor * len(data)
+    assert peak <= bound, f"{peak} bytes of memory for {len(data)} bytes of input, the bound is {bound}"
+    assert took_s <= TIME_BOUND_S, f"{took_s:.1f} s for {len(data)} bytes"
+    return accepted
+
+
+def _has_optional(data: bytes, nested: shapes.Nested) -> bool:
+    """Whether a sequence that was accepted holds records that a reader passes over: those are not written again."""
+    records = shapes.split_records(data)
+    return any(tag & tlv.OPTIONAL or (tag in nested and _has_optional(value, nested[tag])) for tag, value in records)
+
+
+def _agree(head: Head, data: bytes) -> None:
+    """A head that was accepted, built again from its values."""
+    signed = head.signed
+    assert head.raw == data[: len(head.raw)]
+    assert bundle.parse_stored_head(head.raw) == head
+    block = signature.pack_block(signed.signatures)
+    tables = b"".join(
+        chunktable.pack_header(len(chunks)) + b"".join(map(chunktable.pack_entry, chunks))
+        for chunks in (list(head.tables.chunks(image.name)) for image in signed.manifest.images)
+    )
+    assert tables == head.tables.raw
+    if not _has_optional(signed.manifest_bytes, shapes.IMAGES):
+        assert manifest.encode(signed.manifest) == signed.manifest_bytes
+    if not _has_optional(signed.raw[bundle.HEADER.size + len(signed.manifest_bytes) :][: signed.header.signatures_bytes], {}):
+        parts = shapes.BundleParts(signed.manifest_bytes, block, signed.chain, [tables], b"")
+        lengths = signed.header.payload_bytes, signed.header.total_bytes
+        assert parts.join()[bundle.HEADER.size :] == head.raw[bundle.HEADER.size :]
+        assert lengths == (sum(image.payload_bytes for image in signed.manifest.images), len(head.raw) + lengths[0])
+
+
+def run_bundle(data: bytes) -> bool:
+    """A whole bundle: as a file, and as a stream, which must say the same of whole ones."""
+    try:
+        head = bundle.read_head(BytesIO(data).read, len(data))
+    except Refused:
+        head = None
+    try:
+        streamed = bundle.read_head(BytesIO(data).read, None)
+    except (Refused, Failed):
+        streamed = None
+    if head is None:
+        # A file has the right length as well; that apart, both are taken or neither.
+        assert streamed is None or streamed.signed.header.total_bytes != len(data)
+        return False
+    assert streamed is not None
+    assert streamed.raw == head.raw
+    assert head.signed.header.total_bytes == len(data)
+    _agree(head, data)
+    return True
+
+
+def run_head(data: bytes) -> bool:
+    """A head as it is stored in state_dir."""
+    try:
+        head = bundle.parse_stored_head(data)
+    except Refused:
+        return False
+    assert head.raw == data
+    _agree(head, data)
+    return True
+
+
+def run_manifest(data: bytes) -> bool:
+    """What the release key signs."""
+    try:
+        decoded = manifest.decode(data)
+    except Refused:
+        return False
+    again = manifest.encode(decoded)
+    assert again == data or _has_optional(data, shapes.IMAGES)
+    assert manifest.decode(again).images == decoded.images
+    return True
+
+
+def run_signatures(data: bytes) -> bool:
+    """A block of signatures."""
+    try:
+        found = signature.unpack_block(data)
+    except Refused:
+        return False
+    assert signature.pack_block(found) == data or _has_optional(data, {})
+    return True
+
+
+def run_tlv(data: bytes) -> bool:
+    """Any sequence of records."""
+    known = {1: True, 2: False, 0x20: True}
+    try:
+        found = tlv.unpack(data, known, "the sequence")
+    except Refused:
+        return False
+    again = tlv.pack((tag, value) for tag in sorted(found) for value in found[tag])
+    assert again == data or _has_optional(data, {})
+    return True
+
+
+def run_table(data: bytes) -> bool:
+    """A chunk table behind one byte: the codec, and whether the manifest's sums are right."""
+    if not data:
+        return False
+    table = data[1:]
+    size, stored = shapes.table_sums(table)
+    codec = Codec.ZSTD if data[0] & 1 else Codec.NONE
+    image = Image("rootfs", ImageKind.RAW, size + (data[0] & 2), codec, bytes(32), len(table), stored + (data[0] & 4))
+    try:
+        chunktable.check(memoryview(table), image)
+    except Refused:
+        return False
+    assert not data[0] & 6
+    offset = stored_offset = count = 0
+    packed = [b""]
+    for chunk in chunktable.chunks(memoryview(table)):
+        assert (chunk.offset, chunk.stored_offset) == (offset, stored_offset)
+        assert 0 < chunk.size <= chunktable.MAX_CHUNK_BYTES
+        assert 0 <= chunk.stored_size <= chunk.size
+        assert (chunk.stored_size == 0) == chunk.zero
+        offset, stored_offset, count = offset + chunk.size, stored_offset + chunk.stored_size, count + 1
+        packed.append(chunktable.pack_entry(chunk))
+    packed[0] = chunktable.pack_header(count)
+    assert b"".join(packed) == table
+    return True
+
+
+def run_keyring(data: bytes) -> bool:
+    """A keyring file; also whether enough of its root keys signed it, which must end in a word."""
+    try:
+        ring = keyring.parse(data)
+    except Refused:
+        return False
+    blocks = data[len(data) - int.from_bytes(data[16:20], "little") :]
+    if not _has_optional(ring.body, shapes.ROLES) and not _has_optional(blocks, {}):
+        assert keyring.build(keyring.encode_body(ring.version, ring.roles), ring.signatures) == data
+    with suppress(Refused):
+        keyring.check_self_signed(ring)
+        keyring.check_test_keys(ring, allowed=False)
+    return True
+
+
+def run_chain(data: bytes) -> bool:
+    """Keyring files one after the other."""
+    try:
+        frames = rotation.split(data)
+        rings = [keyring.decode(frame) for frame in frames]
+    except Refused:
+        return False
+    assert b"".join(frame.data for frame in frames) == data
+    assert [ring.version for ring in rings] == [frame.version for frame in frames]
+    if len(frames) > 1:
+        try:
+            steps = rotation.walk(rings[0], data, allow_test_keys=True)
+        except Refused:
+            return False
+        assert [step.data for step in steps] == [frame.data for frame in frames[1:]]
+    return True
+
+
+def run_record(data: bytes) -> bool:
+    """The record in state_dir: understood, unknown (with its floor) or damaged; what is understood can be written again."""
+    unknown: record.RecordUnknown | None = None
+    try:
+        sequence, decoded = record.decode(data)
+    except record.RecordUnknown as error:
+        unknown = error
+    except record.RecordDamaged:
+        return False
+    if unknown is not None:
+        assert 0 <= unknown.floor < 1 << 64
+        return False
+    try:
+        again = record.encode(decoded, sequence)
+    except Failed:
+        # Other characters than ASCII take more room when they are written again.
+        assert len(data) > record.MAX_PAYLOAD_BYTES // 6
+        return True
+    twin = record.decode(again)
+    assert twin == (sequence, decoded) or "nan" in repr(decoded)
+    assert record.encode(twin[1], sequence) == again
+    return True
+
+
+def run_environment(data: bytes) -> bool:
+    """One copy of U-Boot's environment behind one byte that names the scheme."""
+    if not data:
+        return False
+    scheme, raw = SCHEMES[data[0] % len(SCHEMES)], data[1:]
+    try:
+        copy = ubootenv.decode(raw, scheme)
+    except StoreUnreadable:
+        return False
+    try:
+        again = ubootenv.encode(copy.environment, len(raw), scheme, copy.flag)
+    except ConfigError:
+        # U-Boot takes data that ends without its closing zeros; we never write such.
+        assert b"\0\0" not in raw[ubootenv.header_bytes(scheme) :]
+        return True
+    assert ubootenv.decode(again, scheme) == copy
+    end = raw.find(b"\0\0", ubootenv.header_bytes(scheme))
+    start = ubootenv.header_bytes(scheme)
+    if raw[start] == 0:
+        end = start - 1
+    if end >= 0 and not any(raw[end + 1 :]):
+        assert again == raw
+    copy.environment.get("BOOT_ORDER")
+    return True
+
+
+def run_fwenv(data: bytes) -> bool:
+    """The text of fw_env.config."""
+    try:
+        found = fwenvconfig.parse(data)
+    except ConfigError:
+        return False
+    lines = [
+        f"{item.device} {item.offset} {item.size_bytes:x} {item.sector_bytes:x} {item.sectors:x} {0 if item.lock else 1}" for item in found
+    ]
+    assert fwenvconfig.parse("\n".join(lines).encode()) == found
+    return True
+
+
+def run_config(data: bytes) -> bool:
+    """A configuration and its fragments, with 0x1C between them."""
+    path = Path("/etc/abupdate/config.toml")
+    fragments = data.split(FRAGMENT, 3)
+    try:
+        settings = config.compose(((path.with_name(f"{number}.toml"), text) for number, text in enumerate(fragments)), path)
+    except ConfigError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert refusal.isprintable()
+        assert len(refusal) < 2 * config.MAX_LINE_BYTES
+        return False
+    assert len(settings.slots) == 2
+    assert all(place.is_absolute() for slot in settings.slots.values() for place in slot.images.values())
+    return True
+
+
+def run_health(data: bytes) -> bool:
+    """The end of what a health program printed."""
+    line = last_line(data)
+    assert len(line) <= 200
+    assert line.isprintable()
+    assert line == line.strip()
+    line.encode()
+    return bool(line)
+
+
+def run_codec(data: bytes) -> bool:
+    """Stored bytes behind the signed size (4 bytes): only one whole frame of that very size is decoded."""
+    size, stored = int.from_bytes(data[:4], "little") % (chunktable.MAX_CHUNK_BYTES + 1), data[4:]
+    plain: bytes | None = None
+    with suppress(zstandard.ZstdError):
+        if zstandard.get_frame_parameters(stored).content_size == size:
+            plain = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompress(stored)
+    # The signature is honest, the builder is not: both hashes are those of what is there.
+    digest = hashlib.sha256(plain if plain is not None and len(plain) == size else bytes(size)).digest()
+    chunk = Chunk(0, size, digest, bytes(8), 0, len(stored), hashlib.sha256(stored).digest(), False, False)
+    out = bytearray(size)
+    try:
+        Decoder().decode(chunk, Codec.ZSTD, memoryview(stored), memoryview(out))
+    except Refused:
+        return False
+    assert plain is not None
+    assert out == plain
+    reader = zstandard.ZstdDecompressor(max_window_size=8 << 20).decompressobj()
+    assert reader.decompress(stored) == plain
+    assert reader.eof
+    assert not reader.unused_data
+    return True
+
+
+def mutate_codec(data: bytes, chance: Random, change: shapes.Bytes) -> bytes:
+    """The frame or the size in front; the size is put to what the frame declares, mostly."""
+    stored = change(data[4:])
+    size = data[:4].ljust(4, b"\0")
+    if chance.random() < 0.5:
+        with suppress(zstandard.ZstdError):
+            size = (zstandard.get_frame_parameters(stored).content_size % 2**32).to_bytes(4, "little")
+    return size + stored
+
+
+def mutate_behind(mutation: Mutation) -> Mutation:
+    """A mutation of what follows one byte of options."""
+
+    def mutate(data: bytes, chance: Random, change: shapes.Bytes) -> bytes:
+        first = bytes([chance.randrange(256)]) if chance.random() < 0.1 else data[:1] or b"\0"
+        return first + mutation(data[1:], chance, change)
+
+    return mutate
+
+
+def mutate_head(data: bytes, chance: Random, change: shapes.Bytes) -> bytes:
+    """A bundle's head: as a bundle, without the payload that comes of it; the header goes on counting it."""
+    mutated = shapes.mutate_bundle(data, chance, change)
+    parts = shapes.take_bundle_apart(mutated)
+    return mutated if parts is None else mutated[: len(mutated) - len(parts.payload)]
+
+
+def mutate_chain(data: bytes, chance: Random, change: shapes.Bytes) -> bytes:
+    """One file of the chain; or they come twice, go, change places."""
+    files: list[bytes] = []
+    rest = data
+    while len(rest) > keyring.HEADER.size:
+        length = keyring.HEADER.size + int.from_bytes(rest[12:16], "little") + int.from_bytes(rest[16:20], "little")
+        files.append(rest[:length])
+        rest = rest[length:]
+    if not files or chance.random() < 0.1:
+        return change(data)
+    at = chance.randrange(len(files))
+    match chance.randrange(6):
+        case 0:
+            files.insert(at, files[at])
+        case 1:
+            del files[at]
+        case 2:
+            files.reverse()
+        case _:
+            files[at] = shapes.mutate_keyring(files[at], chance, change)
+    return b"".join(files)
+
+
+# The bounds are what the formats cost in Python's objects, with room to spare: a byte of a TLV record, of JSON or of TOML may become an
+# object of some 100 bytes. None of them depends on a number that the input declares.
+TARGETS: Mapping[str, Target] = {
+    "bundle": Target(run_bundle, shapes.mutate_bundle, 5 * MIB, 100),
+    "head": Target(run_head, mutate_head, 5 * MIB, 100),
+    "manifest": Target(run_manifest, shapes.records_mutation(shapes.IMAGES), 256 * KIB, 100),
+    "signatures": Target(run_signatures, shapes.records_mutation({}), 256 * KIB, 100),
+    "tlv": Target(run_tlv, shapes.records_mutation({}), 256 * KIB, 100),
+    "table": Target(run_table, mutate_behind(shapes.mutate_table), 5 * MIB, 20),
+    "keyring": Target(run_keyring, shapes.mutate_keyring, 256 * KIB, 100),
+    "chain": Target(run_chain, mutate_chain, 256 * KIB, 100),
+    "record": Target(run_record, shapes.mutate_record, 256 * KIB, 200),
+    "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
+    "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
+    "config": Target(run_config, shapes.mutate_lines, MIB, 400),
+    "health": Target(run_health, shapes.mutate_lines, 256 * KIB, 100),
+    "codec": Target(run_codec, mutate_codec, 18 * MIB, 20),
+}
