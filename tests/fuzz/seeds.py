@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
-from abupdate.formats import bundle, record, signature, ubootenv
+from abupdate.formats import bundle, manifest, record, signature, ubootenv
 from abupdate.formats.ubootenv import Environment, Scheme
-from abupdate.model import Attempt, Phase, Record, SlotRecord, SlotState
+from abupdate.model import Attempt, Manifest, Phase, Recipient, Record, Sealing, SlotRecord, SlotState
 from tests.hostile import specimen
 from tests.workstation import CONFIG
 
@@ -56,12 +57,12 @@ def seeds() -> dict[str, list[bytes]]:
     return {
         "bundle": [whole, unsigned],
         "head": [head.raw],
-        "manifest": [head.signed.manifest_bytes],
+        "manifest": [head.signed.manifest_bytes, _sealed(head.signed.manifest)],
         "signatures": [block, b""],
         "tlv": [block, b""],
         "table": tables,
         "keyring": [first, second],
-        "chain": [first + second, first + second + third],
+        "chain": [b"", first + second, first + second + third],
         "record": _records(),
         "environment": _environments(),
         "fwenv": [text.encode() for text in _FWENV],
@@ -69,6 +70,13 @@ def seeds() -> dict[str, list[bytes]]:
         "health": [b"disk ok\nlink down\n", "Temperatur 40 °C\r\n\x1b[31mrot\x1b[0m".encode(), b"\xff\xfe\x00" * 9],
         "codec": _frames(),
     }
+
+
+def _sealed(plain: Manifest) -> bytes:
+    """The manifest of a sealed bundle with made-up keys: real ones are random."""
+    recipients = tuple(Recipient(bytes([number] * 8), bytes([number] * 48)) for number in (1, 2))
+    images = tuple(replace(image, sealed=True) for image in plain.images)
+    return manifest.encode(replace(plain, images=images, sealing=Sealing(b"s" * 32, b"\x09".ljust(32, b"\0"), recipients)))
 
 
 def _records() -> list[bytes]:

@@ -43,7 +43,7 @@ NUMBERS = (
     2**64 - 1,
 )
 _IMAGE, _SIZE, _TABLE_BYTES, _TABLE_SHA256, _PAYLOAD_BYTES = 0x0020, 0x0004, 0x0005, 0x0006, 0x0007
-IMAGES: Nested = {_IMAGE: {}}
+IMAGES: Nested = {_IMAGE: {}, 0x0030: {}}
 ROLES: Nested = {0x0002: {}}
 
 

@@ -24,6 +24,7 @@ from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
 from abupdate.formats import bundle, chunktable, fwenvconfig, keyring, manifest, record, rotation, signature, tlv, ubootenv
 from abupdate.formats.bundle import Head
 from abupdate.formats.codec import Decoder
+from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.formats.ubootenv import Scheme
 from abupdate.health.results import last_line
 from abupdate.model import Chunk, Codec, Image, ImageKind
@@ -154,13 +155,15 @@ def run_tlv(data: bytes) -> bool:
 
 
 def run_table(data: bytes) -> bool:
-    """A chunk table behind one byte: the codec, and whether the manifest's sums are right."""
+    """A chunk table behind one byte: the codec, whether the manifest's sums are right, whether the bundle is sealed."""
     if not data:
         return False
     table = data[1:]
     size, stored = shapes.table_sums(table)
     codec = Codec.ZSTD if data[0] & 1 else Codec.NONE
-    image = Image("rootfs", ImageKind.RAW, size + (data[0] & 2), codec, bytes(32), len(table), stored + (data[0] & 4))
+    image = Image(
+        "rootfs", ImageKind.RAW, size + (data[0] & 2), codec, bytes(32), len(table), stored + (data[0] & 4), sealed=bool(data[0] & 8)
+    )
     try:
         chunktable.check(memoryview(table), image)
     except Refused:
@@ -171,7 +174,7 @@ def run_table(data: bytes) -> bool:
     for chunk in chunktable.chunks(memoryview(table)):
         assert (chunk.offset, chunk.stored_offset) == (offset, stored_offset)
         assert 0 < chunk.size <= chunktable.MAX_CHUNK_BYTES
-        assert 0 <= chunk.stored_size <= chunk.size
+        assert 0 <= chunk.stored_size <= chunk.size + (OVERHEAD_BYTES if image.sealed else 0)
         assert (chunk.stored_size == 0) == chunk.zero
         offset, stored_offset, count = offset + chunk.size, stored_offset + chunk.stored_size, count + 1
         packed.append(chunktable.pack_entry(chunk))

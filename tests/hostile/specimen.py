@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from abupdate.formats import keyring, signature
+from abupdate.formats import contentkey, keyring, signature
+from abupdate.formats.contentkey import Identity
 from abupdate.host.create import create
 from abupdate.host.keys import KeyPair
+from abupdate.host.recipients import Seal
 from abupdate.host.signing import sign_all
 from abupdate.host.spec import load
 from abupdate.model import PublicKey, Role, RoleName
@@ -53,17 +56,39 @@ def images(seed: int) -> dict[str, bytes]:
     return {"rootfs": rootfs, "boot": bytes(BLOCK_BYTES) + source.randbytes(200), "modem": source.randbytes(100)}
 
 
-def build(folder: Path, *, seed: int = 1, counter: int = 7, signers: tuple[str, ...] = ("release-1", "release-2")) -> Specimen:
+def build(
+    folder: Path,
+    *,
+    seed: int = 1,
+    counter: int = 7,
+    signers: tuple[str, ...] = ("release-1", "release-2"),
+    chain: bytes = b"",
+    seal: Seal | None = None,
+) -> Specimen:
     """Make the bundle with the real builder."""
     contents = images(seed)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
+    (folder / "chain.abk").write_bytes(chain)
     spec = folder / "spec.toml"
     spec.write_text(
         f'compatible = "{COMPATIBLE}"\nversion = "{seed}.2.0"\nsecurity_counter = {counter}\nhardware_revisions = ["r3", "r4"]\n'
         f"chunk_bytes = {BLOCK_BYTES}\nlevel = 19\n"
-        '[images.rootfs]\nfile = "rootfs"\n[images.boot]\nfile = "boot"\ncodec = "none"\n[images.modem]\nfile = "modem"\n'
+        + ('chain = ["chain.abk"]\n' if chain else "")
+        + '[images.rootfs]\nfile = "rootfs"\n[images.boot]\nfile = "boot"\ncodec = "none"\n[images.modem]\nfile = "modem"\n'
     )
     path = folder / "specimen.abu"
-    create(load(spec), path, [pair(name) for name in signers])
+    create(load(spec), path, [pair(name) for name in signers], seal=seal)
     return Specimen(path.read_bytes(), contents)
+
+
+def device_key() -> X25519PrivateKey:
+    """The key of the device that can read the sealed variant."""
+    return X25519PrivateKey.from_private_bytes(hashlib.sha256(b"device").digest())
+
+
+def variant(kind: str, folder: Path, *, seed: int = 1) -> Specimen:
+    """`plain`, `chain` (with versions 1 and 2 of the keyring) or `sealed`."""
+    chain = ring() + ring(2, ("root", "root-2"), ("root", "root-2")) if kind == "chain" else b""
+    seal = Seal(*contentkey.seal_for([Identity(device_key()).public_key])) if kind == "sealed" else None
+    return build(folder, seed=seed, chain=chain, seal=seal)
