@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -191,7 +192,7 @@ def unsealing(settings: Settings) -> Callable[[Sealing], ContentKey]:
     only where a sealed bundle is to be opened: a device that lost its key must still take the bundle that mends it.
     """
     for path in settings.encryption.keys:
-        if path.exists():
+        if os.access(path, os.F_OK):
             check_secret(path, "key")
 
     def unseal(sealing: Sealing) -> ContentKey:

@@ -13,6 +13,7 @@ from abupdate.cli.trust import load_keyring
 from abupdate.errors import ConfigError
 from abupdate.formats import rotation, signature
 from abupdate.formats.bundle import decode
+from abupdate.formats.sealing import names
 from abupdate.formats.trusted import opener
 from abupdate.host import create as host_create
 from abupdate.host import extract as host_extract
@@ -32,15 +33,17 @@ def create(args: argparse.Namespace) -> int:
     seal = recipients.seal_for((*recipe.recipients, *args.recipients))
     manifest = host_create.create(recipe, args.output, signers, _progress(args), seal=seal)
     size_bytes = args.output.stat().st_size
+    sealed_for = [recipient.key_id for recipient in manifest.sealing.recipients] if manifest.sealing else None
     document = {
         "file": str(args.output),
         "bundle": manifest.bundle_id.hex(),
         "version": manifest.version,
         "size_bytes": size_bytes,
         "signed_by": sorted(signature.key_id(signer.public.raw) for signer in signers),
-        "sealed_for": [recipient.key_id.hex() for recipient in manifest.sealing.recipients] if manifest.sealing else None,
+        "sealed_for": [key_id.hex() for key_id in sealed_for] if sealed_for else None,
     }
-    say(args, document, f"{args.output}: {manifest.compatible} {manifest.version}, {size_bytes} bytes, bundle {manifest.bundle_id.hex()}")
+    text = f"{args.output}: {manifest.compatible} {manifest.version}, {size_bytes} bytes, bundle {manifest.bundle_id.hex()}"
+    say(args, document, text + (f", sealed for {names(sealed_for)}" if sealed_for else ""))
     return 0
 
 

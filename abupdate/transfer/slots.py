@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from abupdate.formats.contentkey import ContentKey
 
 
+def _without_keys(sealing: Sealing) -> ContentKey:
+    from abupdate.formats.contentkey import unseal
+
+    return unseal(sealing, ())
+
+
 class Bundle:
     """`ports.OpenBundle` over a source. `open_` has accepted the manifest before the object exists."""
 
-    def __init__(self, source: Source, open_: Open, unseal: Callable[[Sealing], ContentKey]) -> None:
+    def __init__(self, source: Source, open_: Open, unseal: Callable[[Sealing], ContentKey] = _without_keys) -> None:
         """Read and check what is signed; unseal finds the key of a sealed bundle, whether its chunks are needed or not.
 
         Raises Refused, or Failed for a stream that ends early.

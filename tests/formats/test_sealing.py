@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -25,6 +29,7 @@ from abupdate.formats.codec import Decoder
 from abupdate.formats.contentkey import ContentKey, Identity, seal_for, unseal
 from abupdate.model import Chunk, Codec, Image, ImageKind, Manifest, Recipient, Sealing
 from tests.formats.test_golden import BOOT, GOLDEN, ROOTFS
+from tests.workstation import ROOT
 
 P = 2**255 - 19
 PLAIN = Manifest(b"", "acme", (), "1.0", 1, "", 2, "", frozenset(), (Image("a", ImageKind.RAW, 4096, Codec.NONE, bytes(32), 100, 4096),))
@@ -430,6 +435,17 @@ def test_a_zero_chunk_stays_nothing() -> None:
         entry = chunktable.pack_entry(replace(chunk, stored_size=stored_size, stored_sha256=digest))
         with pytest.raises(Refused, match="contradicts"):
             chunktable.check(chunktable.pack_header(1) + entry, replace(image, payload_bytes=stored_size))
+
+
+def test_a_machine_without_the_cipher_says_so(tmp_path: Path) -> None:
+    """OpenSSL that has only what FIPS allows, by its own configuration."""
+    (tmp_path / "openssl.cnf").write_text(
+        'openssl_conf = start\n[start]\nalg_section = properties\n[properties]\ndefault_properties = "fips=yes"\n'
+    )
+    code = "from abupdate.formats.contentkey import _cipher\n_cipher(bytes(32))"
+    environment = {**os.environ, "OPENSSL_CONF": str(tmp_path / "openssl.cnf"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "ConfigError: this machine's OpenSSL has no ChaCha20-Poly1305" in done.stderr
 
 
 def test_ids_are_those_of_keys(identities: dict[str, Identity]) -> None:

@@ -97,6 +97,8 @@ def test_recipients_of_the_spec(kit: Kit, tmp_path: Path) -> None:
     assert made["sealed_for"] == [kit.recipient("device")]
     made = call(*base, tmp_path / "two.abu", "--recipient", kit.folder / "product.pub").document
     assert made["sealed_for"] == sorted([kit.recipient("device"), kit.recipient("product")])
+    said = call("bundle", "create", spec, "--key", kit.folder / "release.pem", "-o", tmp_path / "text.abu").out
+    assert said.endswith(f", sealed for {kit.recipient('device')}\n")
     # Named in both places.
     assert call(*base, tmp_path / "twice.abu", "--recipient", kit.folder / "device.pub").code == 2
     plain = call("--json", "bundle", "create", kit.folder / "v1.toml", "--key", kit.folder / "release.pem", "-o", tmp_path / "plain.abu")
