@@ -8,18 +8,21 @@ The files in golden/ are never made anew for a change of the code: a change that
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from abupdate.formats import bundle, keyring
+from abupdate.formats import bundle, keyring, rotation
 from abupdate.formats.codec import Decoder
 from abupdate.formats.contentkey import ContentKey, Identity, unseal
+from abupdate.formats.trusted import opener
 from abupdate.host.create import create
 from abupdate.host.keys import KeyPair
 from abupdate.host.spec import load
-from abupdate.model import Codec, ImageKind
+from abupdate.model import Codec, ImageKind, RoleName
+from tests.rings import body_of, signed
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = """
@@ -42,17 +45,18 @@ ROOTFS = b"".join(b"golden line %d\n" % number for number in range(700)) + bytes
 BOOT = hashlib.shake_256(b"golden").digest(5000)
 BUNDLE_IDS = {
     "golden.abu": "f777da9ed89a88317289675fcf29aa8a5f79a0e04bc3e29d2b67b3f4c6a82a13",
+    "golden-chain.abu": "f777da9ed89a88317289675fcf29aa8a5f79a0e04bc3e29d2b67b3f4c6a82a13",
     "golden-zstd.abu": "82df1891f5d2608ad2390a4207a392928f66ebf01e0017ce217f8783782b9232",
     "golden-sealed.abu": "e4c5f3393157cd658e45cab2bed70a9da8e1fbb0e868727a2429366815e4f3b4",
 }
 
 
-def build(folder: Path, pairs: dict[str, KeyPair], codec: str) -> bytes:
+def build(folder: Path, pairs: dict[str, KeyPair], codec: str, chain: bytes = b"") -> bytes:
     """The bundle that the golden file holds, built now."""
     (folder / "rootfs").write_bytes(ROOTFS)
     (folder / "boot").write_bytes(BOOT)
     (folder / "spec.toml").write_text(SPEC.format(codec=codec))
-    create(load(folder / "spec.toml"), folder / "out.abu", [pairs["release-2"], pairs["release-1"]])
+    create(replace(load(folder / "spec.toml"), chain=chain), folder / "out.abu", [pairs["release-2"], pairs["release-1"]])
     return (folder / "out.abu").read_bytes()
 
 
@@ -61,14 +65,32 @@ def test_bundle_is_written_byte_for_byte(tmp_path: Path, pairs: dict[str, KeyPai
     assert build(tmp_path, pairs, "none") == (GOLDEN / "golden.abu").read_bytes()
 
 
+def test_bundle_with_a_chain_is_written_byte_for_byte(tmp_path: Path, pairs: dict[str, KeyPair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    chain = (GOLDEN / "golden-chain.abk").read_bytes()
+    assert build(tmp_path, pairs, "none", chain) == (GOLDEN / "golden-chain.abu").read_bytes()
+
+
 def test_keyring_is_written_byte_for_byte(ring_bytes: bytes) -> None:
     assert ring_bytes == (GOLDEN / "golden.abk").read_bytes()
+
+
+def test_chain_is_written_byte_for_byte_and_walked(ring_bytes: bytes) -> None:
+    """Version 2: two of root and admin are root now, and release-1 alone releases."""
+    chain = (GOLDEN / "golden-chain.abk").read_bytes()
+    assert chain == ring_bytes + signed(body_of(2, ("root", "admin"), 2), "root", "admin")
+    (step,) = rotation.walk(keyring.parse(ring_bytes), chain, allow_test_keys=False)
+    assert (step.ring.version, step.ring.roles[RoleName.ROOT].threshold, len(step.ring.roles[RoleName.RELEASE].keys)) == (2, 2, 1)
+    data = (GOLDEN / "golden-chain.abu").read_bytes()
+    head = bundle.read_head(BytesIO(data).read, len(data), opener(keyring.parse(ring_bytes)))
+    assert head.signed.chain == chain
 
 
 @pytest.mark.parametrize(
     ("name", "codecs"),
     [
         ("golden.abu", (Codec.NONE, Codec.NONE)),
+        ("golden-chain.abu", (Codec.NONE, Codec.NONE)),
         ("golden-zstd.abu", (Codec.ZSTD, Codec.ZSTD)),
         ("golden-sealed.abu", (Codec.ZSTD, Codec.NONE)),
     ],
@@ -78,9 +100,9 @@ def test_bundle_is_read(name: str, codecs: tuple[Codec, Codec], identities: dict
     ring = keyring.parse((GOLDEN / "golden.abk").read_bytes())
     keyring.check_self_signed(ring)
     head = bundle.read_head(BytesIO(data).read, len(data))
-    signed = head.signed
-    assert len(keyring.check_bundle(signed.manifest, signed.manifest_bytes, signed.signatures, ring).keys) == 2
-    manifest = signed.manifest
+    read = head.signed
+    assert len(keyring.check_bundle(read.manifest, read.manifest_bytes, read.signatures, ring).keys) == 2
+    manifest = read.manifest
     assert manifest.bundle_id.hex() == BUNDLE_IDS[name]
     assert (manifest.compatible, manifest.version, manifest.security_counter) == ("golden-device", "1.0.0+golden", 42)
     assert (manifest.hardware_revisions, manifest.min_updater, manifest.flags) == (("r1", "r2"), "0.1", frozenset({"security-fix"}))
