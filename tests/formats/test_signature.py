@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
@@ -114,6 +116,32 @@ def test_small_order_is_refused_as_key_and_as_r(point: Point, pairs: dict[str, K
             signature.check_public_key(raw)
         assert not signature.verify(raw, raw + bytes(32), b"message")
         assert not signature.verify(pairs["root"].public.raw, raw + bytes(32), b"message")
+
+
+def secret_number(pair: KeyPair) -> int:
+    """The number behind a key (RFC 8032, 5.1.5): its public key is that many times the base point."""
+    seed = pair.private.private_bytes_raw()
+    digest = bytearray(hashlib.sha512(seed).digest()[:32])
+    digest[0] &= 248
+    digest[31] = digest[31] & 127 | 64
+    return int.from_bytes(digest, "little") % L
+
+
+def test_a_key_of_small_order_is_refused_whatever_r_is(pairs: dict[str, KeyPair]) -> None:
+    """Under the identity as key, S times the base point as R is a signature of every message."""
+    identity = encode((0, 1))
+    forged = pairs["root"].public.raw + secret_number(pairs["root"]).to_bytes(32, "little")
+    Ed25519PublicKey.from_public_bytes(identity).verify(forged, b"anything")
+    assert not signature.verify(identity, forged, b"anything")
+
+
+def test_an_r_of_small_order_is_refused_whatever_the_key_is(pairs: dict[str, KeyPair]) -> None:
+    """Who has the key can sign so, and another library may see it otherwise: one file, two verdicts."""
+    key, signed, r = pairs["root"].public.raw, b"message", encode((0, 1))
+    challenge = int.from_bytes(hashlib.sha512(r + key + signed).digest(), "little") % L
+    value = r + (challenge * secret_number(pairs["root"]) % L).to_bytes(32, "little")
+    Ed25519PublicKey.from_public_bytes(key).verify(value, signed)
+    assert not signature.verify(key, value, signed)
 
 
 @pytest.mark.parametrize("y", [P, P + 3, 2**255 - 1])

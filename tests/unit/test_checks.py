@@ -16,6 +16,8 @@ from abupdate.health.programs import find_programs
 from abupdate.health.results import CheckResult, Health, Round
 
 TIMEOUT_S = 0.5
+# What programs sleep, which is how they are found: another run of these tests on this machine has another number.
+NAP = f"4711{os.getpid()}"
 Script = Callable[..., Path]
 
 
@@ -95,40 +97,41 @@ def test_all_run_in_order_and_the_worst_counts(script: Script, tmp_path: Path) -
 
 def test_a_hang_ends_in_time_and_the_rest_still_runs(script: Script) -> None:
     started = time.monotonic()
-    done = run(script("10-hang", "echo waiting; exec sleep 4711.25"), script("20-fine", "exit 0"))
+    done = run(script("10-hang", f"echo waiting; exec sleep {NAP}.25"), script("20-fine", "exit 0"))
     assert time.monotonic() - started < 3
     hang, fine = done.results
     assert (hang.health, hang.reason) == (Health.CRITICAL, "no answer within 0.5 s, last said: waiting")
     assert TIMEOUT_S <= hang.duration_s < 2
     assert fine.health is Health.OK
-    assert gone("4711.25")
+    assert gone(f"{NAP}.25")
 
 
 def test_sigterm_is_ignored(script: Script) -> None:
-    result = one(script("10-deaf", "trap '' TERM; echo deaf; while :; do sleep 4711.26; done"))
+    result = one(script("10-deaf", f"trap '' TERM; echo deaf; while :; do sleep {NAP}.26; done"))
     assert result.reason == "no answer within 0.5 s, last said: deaf"
     assert TIMEOUT_S + 1 <= result.duration_s < 4
-    assert gone("4711.26")
+    assert gone(f"{NAP}.26")
 
 
 def test_a_program_may_clean_up_on_sigterm(script: Script, tmp_path: Path) -> None:
-    result = one(script("10-tidy", f"trap 'echo tidied > {tmp_path}/tidy; exit 0' TERM; sleep 4711.27 & wait"))
+    result = one(script("10-tidy", f"trap 'echo tidied > {tmp_path}/tidy; exit 0' TERM; sleep {NAP}.27 & wait"))
     assert result.health is Health.CRITICAL, "late is late, whatever the exit code"
     assert (tmp_path / "tidy").read_text() == "tidied\n"
-    assert gone("4711.27")
+    assert gone(f"{NAP}.27")
 
 
-def test_forks_die_with_their_program(script: Script) -> None:
-    assert one(script("10-forks", "sleep 4711.28 & (sleep 4711.28 &) ; exit 0")).health is Health.OK
-    assert gone("4711.28")
+@pytest.mark.parametrize("output", ["", ">/dev/null 2>&1"], ids=["holding the pipe", "quiet"])
+def test_forks_die_with_their_program(script: Script, output: str) -> None:
+    assert one(script("10-forks", f"sleep {NAP}.28 {output} & (sleep {NAP}.28 {output} &) ; exit 0")).health is Health.OK
+    assert gone(f"{NAP}.28")
 
 
 def test_a_detached_process_neither_holds_the_round_nor_survives(script: Script) -> None:
     started = time.monotonic()
-    result = one(script("10-detach", "setsid sh -c 'sleep 4711.29; echo' & exit 0"), timeout_s=10)
+    result = one(script("10-detach", f"setsid sh -c 'sleep {NAP}.29; echo' & exit 0"), timeout_s=10)
     assert result.health is Health.OK
     assert time.monotonic() - started < 3
-    assert gone("4711.29")
+    assert gone(f"{NAP}.29")
 
 
 def test_a_flood_is_bounded_and_its_end_kept(script: Script) -> None:
@@ -157,7 +160,7 @@ def test_one_look_at_a_flood_is_short(script: Script) -> None:
 
 
 def test_start_and_poll_never_wait(script: Script) -> None:
-    checks = CheckRun([script("10-slow", "exec sleep 4711.30")], timeout_s=1000)
+    checks = CheckRun([script("10-slow", f"exec sleep {NAP}.30")], timeout_s=1000)
     before = time.monotonic()
     checks.start(0.0)
     for _ in range(100):
@@ -167,11 +170,11 @@ def test_start_and_poll_never_wait(script: Script) -> None:
     checks.cancel()
     assert not checks.active
     assert checks.poll(2.0) is None
-    assert gone("4711.30")
+    assert gone(f"{NAP}.30")
 
 
 def test_time_is_the_callers(script: Script) -> None:
-    checks = CheckRun([script("10-slow", "exec sleep 4711.31")], timeout_s=1000)
+    checks = CheckRun([script("10-slow", f"exec sleep {NAP}.31")], timeout_s=1000)
     checks.start(100.0)
     assert checks.poll(1100.0) is None
     done = None
@@ -186,13 +189,13 @@ def test_time_is_the_callers(script: Script) -> None:
 
 def test_a_new_start_gives_up_the_old_round(script: Script, tmp_path: Path) -> None:
     checks = CheckRun(
-        [script("10-once", f"test -e {tmp_path}/second && exit 0; touch {tmp_path}/second; exec sleep 4711.32")], timeout_s=1000
+        [script("10-once", f"test -e {tmp_path}/second && exit 0; touch {tmp_path}/second; exec sleep {NAP}.32")], timeout_s=1000
     )
     checks.start(0.0)
     while not (tmp_path / "second").exists():
         time.sleep(0.01)
     assert run_once(checks).results[0].health is Health.OK
-    assert gone("4711.32")
+    assert gone(f"{NAP}.32")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +282,7 @@ def test_a_program_of_another_user_is_refused(script: Script) -> None:
 def test_nothing_is_left_behind(script: Script) -> None:
     """Descriptors and children after rounds of every kind."""
     files = len(list(Path("/proc/self/fd").iterdir()))
-    programs = [script("10-a", "exit 0"), script("20-b", "exec sleep 4711.33"), script("30-c", "", head="#!/none\n")]
+    programs = [script("10-a", "exit 0"), script("20-b", f"exec sleep {NAP}.33"), script("30-c", "", head="#!/none\n")]
     for _ in range(3):
         run(*programs, timeout_s=0.1)
     assert len(list(Path("/proc/self/fd").iterdir())) == files

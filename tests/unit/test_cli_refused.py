@@ -88,6 +88,21 @@ def resigned(
 ways = pytest.mark.parametrize("flash", [from_file, from_pipe, from_redirected])
 
 
+@pytest.mark.parametrize("keys", [("stranger",), ()], ids=["another key", "no key"])
+def test_a_stored_manifest_that_nobody_signed_vouches_for_nothing(workstation: Workstation, kit: Kit, keys: tuple[str, ...]) -> None:
+    """Whoever can write to state_dir does not decide what `verify` calls right, nor what is armed."""
+    workstation.ok("flash", "--no-activate", kit["v1"])
+    forged = resigned(kit, kit["v1"], keys=keys)
+    size_bytes = len(forged) - kit["v1"].stat().st_size + head_bytes(kit["v1"])
+    (workstation.state / "head.B").write_bytes(forged[:size_bytes])
+    before = workstation.snapshot()
+    for verb in ("activate", "verify"):
+        done = workstation.run(verb, "B")
+        assert done.code == 3
+        assert "sign" in done.err
+    assert_untouched(workstation, before)
+
+
 @ways
 def test_signatures(workstation: Workstation, kit: Kit, flash: Flash) -> None:
     before = workstation.snapshot()

@@ -14,6 +14,10 @@ import pytest
 
 from abupdate.config import Settings, TrialSettings, load
 from abupdate.errors import ConfigError
+from abupdate.formats import keyring
+from abupdate.formats.signature import Domain, message
+from abupdate.host.keys import load_private
+from abupdate.host.signing import sign_all
 from tests.workstation import Kit, Result, Workstation
 
 VERBS: tuple[tuple[str, ...], ...] = (("status",), ("flash", "v1"), ("activate",), ("confirm",), ("revert",), ("verify",))
@@ -294,12 +298,22 @@ def test_a_keyring_that_is_none(workstation: Workstation, kit: Kit, data: bytes)
     assert_refused(workstation, kit, "ring.abk", verbs=(("flash", "v1"), ("activate",), ("verify",)))
 
 
-def test_a_keyring_that_its_root_has_not_signed(workstation: Workstation, kit: Kit) -> None:
+def test_a_keyring_whose_signatures_are_damaged(workstation: Workstation, kit: Kit) -> None:
     ring = workstation.folder / "ring.abk"
     data = bytearray(ring.read_bytes())
     data[-1] ^= 1
     ring.write_bytes(data)
     assert_refused(workstation, kit, "ring.abk", verbs=(("flash", "v1"), ("activate",), ("verify",)))
+
+
+@pytest.mark.parametrize("keys", [(), ("stranger",), ("release",)], ids=["nobody", "a stranger", "a key of another role"])
+def test_a_keyring_that_its_root_has_not_signed(workstation: Workstation, kit: Kit, keys: tuple[str, ...]) -> None:
+    body = keyring.parse(kit.ring.read_bytes()).body
+    signers = [load_private(kit.folder / f"{key}.pem") for key in keys]
+    made = keyring.build(body, sign_all(signers, message(Domain.KEYRING, body)) if signers else ())
+    (workstation.folder / "ring.abk").write_bytes(made)
+    words = ("ring.abk", "signed by 0 of its root keys and needs 1")
+    assert_refused(workstation, kit, *words, verbs=(("flash", "v1"), ("activate",), ("verify",)))
 
 
 def test_a_keyring_that_is_absent(workstation: Workstation, kit: Kit) -> None:

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abupdate.bootloaders.envcalls import LinuxCalls
 from abupdate.bootloaders.envfile import FileArea
 from abupdate.bootloaders.envlock import LOCK_PATH
 from abupdate.bootloaders.uboot import UBootStore
-from abupdate.errors import Busy, ConfigError, StoreUnreadable
+from abupdate.errors import Busy, ConfigError, Failed, StoreUnreadable
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import Environment, Scheme, encode
 from abupdate.model import BootState, TrialPolicy
@@ -507,6 +508,50 @@ def test_a_medium_that_fails_under_one_copy_costs_that_copy_alone(tmp_path: Path
         assert device in caught.value.message
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+class Noted(LinuxCalls):
+    """The real calls, and a note of each; `lossy` says that it writes and does not."""
+
+    def __init__(self, *, lossy: bool = False) -> None:
+        self.lossy = lossy
+        self.notes: list[str] = []
+
+    def open(self, device: str, flags: int) -> int:
+        self.notes.append("open synchronous" if flags & os.O_DSYNC else "open")
+        return super().open(device, flags)
+
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        self.notes.append(f"read {offset:#x}")
+        return super().pread(fd, count, offset)
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        self.notes.append(f"write {offset:#x}")
+        return len(data) if self.lossy else super().pwrite(fd, data, offset)
+
+    def fsync(self, fd: int) -> None:
+        self.notes.append("fsync")
+        super().fsync(fd)
+
+    def forget(self, fd: int, offset: int, length: int) -> None:
+        self.notes.append(f"forget {offset:#x} to {offset + length:#x}")
+        super().forget(fd, offset, length)
+
+
+def test_a_copy_is_flushed_and_read_back_from_the_medium(tmp_path: Path) -> None:
+    env = tmp_path / "env"
+    env.write_bytes(bytes(0x8000))
+    calls = Noted()
+    FileArea(EnvLocation(str(env), 0x1200, SIZE), tmp_path, calls=calls).write(b"b" * SIZE)
+    assert calls.notes == ["open synchronous", "write 0x1200", "fsync", "forget 0x1000 to 0x4200", "read 0x1200"]
+    assert env.read_bytes() == bytes(0x1200) + b"b" * SIZE + bytes(0x8000 - 0x1200 - SIZE)
+
+
+def test_a_medium_that_loses_writes_is_not_believed(tmp_path: Path) -> None:
+    env = tmp_path / "env"
+    env.write_bytes(bytes(SIZE))
+    with pytest.raises(Failed, match="reads back differently"):
+        FileArea(EnvLocation(str(env), 0, SIZE), tmp_path, calls=Noted(lossy=True)).write(b"b" * SIZE)
 
 
 def test_a_write_protected_emmc_boot_partition_is_opened_and_closed_again(tmp_path: Path) -> None:

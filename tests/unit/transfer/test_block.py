@@ -148,6 +148,22 @@ def test_read_back_sees_the_medium_not_the_cache(tmp_path: Path, loop: Loop, dir
     assert set(back) == {0x11}
 
 
+def flushes(device: Path) -> int:
+    """How often the kernel flushed the device's own cache (Documentation/admin-guide/iostats.rst, field 16)."""
+    return int(Path("/sys/class/block", device.name, "stat").read_text().split()[15])
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_flush_reaches_the_device_behind_its_cache(tmp_path: Path, loop: Loop, direct: bool) -> None:
+    device = loop(blank(tmp_path / "disk", MIB))
+    flags = os.O_RDWR | (os.O_DIRECT if direct else 0)
+    with BlockTarget(device, os.open(device, flags), direct=direct) as target:
+        target.pwrite(buffer_of(b"x" * 4096), 0)
+        before = flushes(device)
+        target.flush()
+        assert flushes(device) > before
+
+
 def test_zero_range_and_holes(slot: Path) -> None:
     with open_target(slot) as target:
         assert target.zero_range(MIB, 2 * MIB)

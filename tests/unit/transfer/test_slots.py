@@ -1,0 +1,44 @@
+"""DeviceSlots over real files: everything is on the medium before `write` returns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from abupdate.devices.block import BlockTarget, open_target
+from abupdate.formats.bundle import Signed
+from abupdate.transfer.slots import Bundle, DeviceSlots
+from abupdate.transfer.sources import open_source
+
+GOLDEN = Path(__file__).parents[2] / "formats/golden/golden.abu"
+
+
+def unsigned(signed: Signed) -> None:
+    """What is signed is not the matter here."""
+
+
+def test_every_image_is_flushed_after_the_last_write(tmp_path: Path) -> None:
+    notes: list[str] = []
+    places = {name: tmp_path / name for name in ("rootfs", "boot")}
+    for path in places.values():
+        path.write_bytes(b"\xa5" * 65536)
+
+    class Noted(BlockTarget):
+        def pwrite(self, buffer: memoryview, offset: int) -> None:
+            super().pwrite(buffer, offset)
+            notes.append(f"write {self.path.name}")
+
+        def flush(self) -> None:
+            super().flush()
+            notes.append(f"flush {self.path.name}")
+
+    def opened(path: Path) -> BlockTarget:
+        open_target(path).close()
+        return Noted(path, os.open(path, os.O_RDWR), direct=False)
+
+    slots = DeviceSlots({"B": places}, sealed=unsigned, open_target=opened)
+    with slots.claim("B"), open_source(str(GOLDEN)) as source:
+        slots.write("B", Bundle(source, unsigned), lambda phase, done, total: None)
+    assert {note for note in notes if note.startswith("write")} == {"write rootfs", "write boot"}
+    assert notes[-2:] == ["flush rootfs", "flush boot"]
+    assert not any(note.startswith("flush") for note in notes[:-2])
