@@ -44,7 +44,10 @@ _SERVICE = (f"{_UNIT}/test_service.py",)
 _MONITOR = (f"{_UNIT}/test_monitor.py",)
 _CHECKS = (f"{_UNIT}/test_checks.py",)
 _CONFIG = (f"{_UNIT}/test_config.py",)
-_SIM = ("tests/sim/test_crash.py",)
+_ROTATION = ("tests/formats/test_rotation.py", f"{_UNIT}/test_cli_keyring.py")
+_TRUST = (f"{_UNIT}/test_keyring_operation.py",)
+_SEALED = ("tests/formats/test_sealing.py", f"{_UNIT}/test_cli_sealed.py")
+_FLOOR = (f"{_UNIT}/test_floor.py", *_MACHINE)
 
 MUTANTS: tuple[Mutant, ...] = (
     # -- what lies in state_dir is durable, locked, and survives strangers
@@ -246,6 +249,38 @@ MUTANTS: tuple[Mutant, ...] = (
         _MACHINE,
     ),
     Mutant(
+        "floor: the TPM is raised before the confirmation",
+        "abupdate/machine.py",
+        "    return steps if facts.outside is None else (*steps, RaiseFloor(risen))",
+        "    return steps if facts.outside is None else (RaiseFloor(risen), *steps)",
+        "after a cut the slot to fall back to is below the floor",
+        _FLOOR,
+    ),
+    Mutant(
+        "floor: a copy that knows better is saved over",
+        "abupdate/machine.py",
+        "    known = floor(facts)\n    return tuple(",
+        "    known = 0\n    return tuple(",
+        "copies lost one after the other lower it",
+        _FLOOR,
+    ),
+    Mutant(
+        "floor: the boot store's copy does not count",
+        "abupdate/machine.py",
+        "boot.floor or 0 if boot else 0, facts.outside or 0]",
+        "0, facts.outside or 0]",
+        "without the record any old bundle is installed",
+        _FLOOR,
+    ),
+    Mutant(
+        "floor: the TPM's copy does not count",
+        "abupdate/machine.py",
+        "boot.floor or 0 if boot else 0, facts.outside or 0]",
+        "boot.floor or 0 if boot else 0]",
+        "whoever puts disk and environment back lowers it",
+        _FLOOR,
+    ),
+    Mutant(
         "flash: one below the floor passes",
         "abupdate/operations/flash.py",
         "    if counter < floor:",
@@ -355,10 +390,66 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "bundle: the security role signs everything",
         "abupdate/formats/keyring.py",
-        " if SECURITY_FIX in manifest.flags else (RoleName.RELEASE,)",
-        "",
+        "        if approval.role is RoleName.RELEASE or SECURITY_FIX in manifest.flags:",
+        "        if approval.role is not None:",
         "a security key signs features",
         _KEYRING,
+    ),
+    Mutant(
+        "bundle: decoded before its signatures are checked",
+        "abupdate/formats/trusted.py",
+        "    met = keyring.approvals(envelope.manifest_bytes, envelope.signatures, ring)\n    signed = bundle.decode(envelope)\n",
+        "    signed = bundle.decode(envelope)\n    met = keyring.approvals(envelope.manifest_bytes, envelope.signatures, ring)\n",
+        "a parser sees what nobody signed",
+        _BUNDLE,
+    ),
+    Mutant(
+        "rotation: the old root keys are not asked",
+        "abupdate/formats/rotation.py",
+        "        if count < needed:",
+        "        if count < 0:",
+        "whoever makes a keyring is its root",
+        _ROTATION,
+    ),
+    Mutant(
+        "rotation: the new root keys are not asked",
+        "abupdate/formats/rotation.py",
+        "        keyring.check_self_signed(ring)\n",
+        "",
+        "a keyring whose own keys nobody holds locks the device out",
+        _ROTATION,
+    ),
+    Mutant(
+        "rotation: a version may be left out",
+        "abupdate/formats/rotation.py",
+        "    if frame.version != current.version + 1:",
+        "    if frame.version <= current.version:",
+        "a root key that was revoked in between still counts",
+        _ROTATION,
+    ),
+    Mutant(
+        "rotation: another keyring of the same version",
+        "abupdate/formats/rotation.py",
+        "        if frame.version == current.version and frame.body != current.body:",
+        "        if frame.version == current.version and not frame.body:",
+        "two histories under one number",
+        _ROTATION,
+    ),
+    Mutant(
+        "keyring: an older stored one counts",
+        "abupdate/operations/keyring.py",
+        "    if found is not None and found.version > trust.factory.version:",
+        "    if found is not None:",
+        "a slot's newer keyring is undone by what lies in state_dir",
+        _TRUST,
+    ),
+    Mutant(
+        "keyring: a stored one that others can write",
+        "abupdate/operations/keyring.py",
+        "        trust.private()\n",
+        "",
+        "another user chooses who may sign",
+        _TRUST,
     ),
     Mutant(
         "keyring: any root key is enough",
@@ -436,10 +527,34 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "chunk: stored bytes are decoded unverified",
         "abupdate/formats/codec.py",
-        "        self.verify(chunk, stored)\n        if chunk.raw",
-        "        if chunk.raw",
+        "        self.verify(chunk, stored)\n        if self._opener is not None:",
+        "        if self._opener is not None:",
         "the decoder sees bytes that nobody signed",
         _DECODE,
+    ),
+    Mutant(
+        "sealed chunk: not bound to its place",
+        "abupdate/formats/contentkey.py",
+        '        place = struct.pack("<QI", chunk.offset, chunk.size) + chunk.sha256',
+        '        place = struct.pack("<QI", 0, chunk.size)',
+        "chunks can be exchanged for one another",
+        _SEALED,
+    ),
+    Mutant(
+        "sealed chunk: not bound to its bundle",
+        "abupdate/formats/contentkey.py",
+        "        self._context = _CHUNK + seal_id + bytes([len(name)]) + name",
+        "        self._context = _CHUNK + bytes([len(name)]) + name",
+        "what is sealed does not say for which bundle",
+        _SEALED,
+    ),
+    Mutant(
+        "recipient: keys of small order",
+        "abupdate/formats/sealing.py",
+        "    if u >= _P or u in SMALL_ORDER_U:",
+        "    if u >= _P:",
+        "everybody can open the bundle",
+        _SEALED,
     ),
     Mutant(
         "chunk: decoded bytes are not hashed",
@@ -508,8 +623,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "slot: the stored manifest's signatures are not checked",
         "abupdate/transfer/slots.py",
-        "        self._sealed(parsed.signed)\n",
-        "",
+        "parsed = parse_stored_head(head, self._sealed)",
+        "parsed = parse_stored_head(head)",
         "whoever writes state_dir decides what `verify` calls right",
         _REFUSED,
     ),
@@ -692,6 +807,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if info.st_uid < 0:",
         "its owner chooses the keyring",
         _CONFIG,
+    ),
+    Mutant(
+        "modes: others can read the key that opens bundles",
+        "abupdate/config.py",
+        "    if mode & (stat.S_IRWXG | stat.S_IRWXO):",
+        "    if mode & stat.S_IRWXO:",
+        "what is sealed is open to the group",
+        (f"{_UNIT}/test_cli_sealed.py",),
     ),
     Mutant(
         "state_dir: on a slot",

@@ -242,3 +242,91 @@ def test_a_record_of_another_major_version_is_lost_and_kept(agent: str, workstat
     assert (workstation.state / "record.1.v2").read_bytes() == strange
     assert record_of(workstation).floor == 3
     assert run("revert").code == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What only this release makes: version 2 of the keyring (a new release key), bundles of the first release key with its chain, and
+    sealed, and a plain one by the new release key."""
+
+    keyring: Path
+    chained: Path
+    sealed: Path
+    rotated: Path
+
+
+@pytest.fixture(scope="session")
+def later(kit: Kit) -> Later:
+    """Made by this release's command line."""
+    folder = kit.folder
+    for name in ("later-release",):
+        kit.make("keys", "generate", folder / name)
+    two = folder / "later-two.abk"
+    kit.make("keys", "rotate", kit.ring, "-o", two, "--add-release", folder / "later-release.pub", "--sign", folder / "root.pem")
+    chained = folder / "later-chained.abu"
+    chained.write_bytes(kit.bundle("later-plain", version="2.1", counter=2, seed=21).read_bytes())
+    kit.images["later-chained"] = kit.images["later-plain"]
+    kit.make("bundle", "sign", chained, "--chain", kit.ring, "--chain", two)
+    kit.recipient("later-device")
+    sealed = kit.bundle("later-sealed", version="2.2", counter=2, seed=22, recipients=("later-device",))
+    rotated = kit.bundle("later-rotated", version="2.3", counter=2, seed=23, key="later-release")
+    return Later(two, chained, sealed, rotated)
+
+
+def test_bundles_of_this_one_that_the_old_one_cannot_read_are_refused(
+    workstation: Workstation, kit: Kit, old: OldAgent, later: Later
+) -> None:
+    workstation.confirmed("v1", "B")
+    workstation.ok("keyring", "update", later.keyring)
+    before = workstation.snapshot()
+    for bundle, why in (
+        (later.chained, "needs a newer abupdate"),
+        (later.sealed, "needs a newer abupdate"),
+        (later.rotated, "signed by 0 of the keyring's release keys"),
+    ):
+        done = old.run(workstation, "flash", bundle)
+        assert done.code == 3, done.err
+        assert why in done.err
+        assert done.err.count("\n") == 1
+        assert workstation.snapshot() == before, bundle.name
+    # What only leaves out what the old one does not know is as good as ever.
+    old.ok(workstation, "flash", kit["v2"])
+    assert workstation.holds("A", "v2")
+
+
+def test_the_old_one_lives_with_all_that_this_one_keeps(workstation: Workstation, kit: Kit, old: OldAgent, later: Later) -> None:
+    """A newer keyring and the manifests of chained and sealed bundles lie in state_dir when the old one comes back."""
+    workstation.edit("[device]", f'[encryption]\nkeys = ["{kit.folder}/later-device.pem"]\n[device]')
+    workstation.confirmed("v1", "B")
+    workstation.ok("flash", later.chained)
+    # Every slot has a configuration of its own; the old one's knows of no encryption.
+    workstation.edit(f'[encryption]\nkeys = ["{kit.folder}/later-device.pem"]\n', "")
+    workstation.reboot("A")
+    assert json.loads(old.ok(workstation, "--json", "status").out)["situation"] == "on-trial"
+    old.ok(workstation, "confirm")
+    assert record_of(workstation).floor == 2
+    ring = (workstation.state / "keyring").read_bytes()
+    assert ring == later.keyring.read_bytes()
+    # It runs from what the chained bundle brought, whose stored manifest it cannot read: it says so, and is held up by nothing.
+    unread = old.run(workstation, "verify", "A")
+    assert (unread.code, unread.err.count("\n")) == (3, 1)
+    assert old.run(workstation, "flash", kit["v1"]).code == 3, "the floor holds"
+    old.ok(workstation, "flash", kit["v3"])
+    workstation.reboot("B")
+    workstation.ok("confirm")
+    assert (workstation.state / "keyring").read_bytes() == ring
+    assert workstation.ok("--json", "keyring", "show").document["version"] == 2
+    workstation.ok("verify")
+
+    # Sealed, and fallen back from.
+    workstation.edit("[device]", f'[encryption]\nkeys = ["{kit.folder}/later-device.pem"]\n[device]')
+    sealed = kit.bundle("later-sealed-4", version="4.0", counter=4, seed=24, recipients=("later-device",))
+    workstation.ok("flash", sealed)
+    workstation.edit(f'[encryption]\nkeys = ["{kit.folder}/later-device.pem"]\n', "")
+    fall_back(workstation, "B")
+    told = json.loads(old.ok(workstation, "--json", "status").out)
+    assert (told["situation"], told["floor"], told["slots"]["A"]["version"]) == ("fell-back", 3, "4.0")
+    assert "slot A fell back" in old.run(workstation, "doctor", "--fix").err
+    again = kit.bundle("later-5", version="5.0", counter=5, seed=25)
+    old.ok(workstation, "flash", again)
+    assert workstation.holds("A", "later-5")

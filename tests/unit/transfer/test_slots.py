@@ -6,15 +6,18 @@ import os
 from pathlib import Path
 
 from abupdate.devices.block import BlockTarget, open_target
-from abupdate.formats.bundle import Signed
+from abupdate.formats.bundle import decode
+from abupdate.formats.contentkey import ContentKey
+from abupdate.model import Sealing
 from abupdate.transfer.slots import Bundle, DeviceSlots
 from abupdate.transfer.sources import open_source
 
 GOLDEN = Path(__file__).parents[2] / "formats/golden/golden.abu"
 
 
-def unsigned(signed: Signed) -> None:
-    """What is signed is not the matter here."""
+def sealed(sealing: Sealing) -> ContentKey:
+    """The golden bundle is not."""
+    raise AssertionError(sealing)
 
 
 def test_every_image_is_flushed_after_the_last_write(tmp_path: Path) -> None:
@@ -36,9 +39,9 @@ def test_every_image_is_flushed_after_the_last_write(tmp_path: Path) -> None:
         open_target(path).close()
         return Noted(path, os.open(path, os.O_RDWR), direct=False)
 
-    slots = DeviceSlots({"B": places}, sealed=unsigned, open_target=opened)
+    slots = DeviceSlots({"B": places}, sealed=decode, open_target=opened)
     with slots.claim("B"), open_source(str(GOLDEN)) as source:
-        slots.write("B", Bundle(source, unsigned), lambda phase, done, total: None)
+        slots.write("B", Bundle(source, decode, sealed), lambda phase, done, total: None)
     assert {note for note in notes if note.startswith("write")} == {"write rootfs", "write boot"}
     assert notes[-2:] == ["flush rootfs", "flush boot"]
     assert not any(note.startswith("flush") for note in notes[:-2])
