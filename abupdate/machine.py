@@ -326,7 +326,12 @@ def _settle(facts: Facts) -> tuple[Step, ...]:
     if where is Situation.FELL_THROUGH:
         return _clean_up_fall_through(facts, boot)
     attempt = facts.record.attempt if facts.record else None
-    if facts.record is None or attempt is None or boot.trial is not None:
+    if facts.record is None or attempt is None:
+        return ()
+    if where is Situation.ARMED and attempt.phase is Phase.WRITTEN:
+        record = replace(_note(facts.record, attempt.slot, SlotState.TRIAL), attempt=replace(attempt, phase=Phase.ARMED))
+        return (SaveRecord(record, "armed before the cut"),)
+    if boot.trial is not None:
         return ()
     if attempt.phase in (Phase.ARMED, Phase.WRITTEN) and attempt.slot in boot.order:
         # Confirmed in the store, cut before the record said so.
