@@ -56,12 +56,16 @@ class WatchdogSettings:
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """dir: health programs. interval_s: between samples. degraded_*: how much degraded time a trial survives."""
+    """dir: health programs. interval_s: between samples. memory_mib: of each of their processes.
+
+    degraded_*: how much degraded time a trial survives.
+    """
 
     dir: Path = Path("/etc/abupdate/health.d")
     interval_s: int = 10
     degraded_row_s: int = 60
     degraded_total_s: int = 120
+    memory_mib: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ _SECTIONS: Mapping[str, _Spec] = {
         "interval_s": (int, (1, 3600)),
         "degraded_row_s": (int, (0, 86400)),
         "degraded_total_s": (int, (0, 86400)),
+        "memory_mib": (int, (16, 65536)),
     },
     "trust": {"keyring": (Path, None), "allow_test_keys": (bool, None)},
     "device": {"booted": (str, (1, 64))},

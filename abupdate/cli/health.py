@@ -13,7 +13,8 @@ from abupdate.health.programs import find_programs
 def health(options: Namespace) -> int:
     """`abupdate health`: exit 0 when every program says ok, else 1."""
     settings = load(options.config)
-    found = run_once(CheckRun(find_programs(settings.health.dir), timeout_s=settings.health.interval_s))
+    programs, bounds = find_programs(settings.health.dir), settings.health
+    found = run_once(CheckRun(programs, timeout_s=bounds.interval_s, memory_bytes=bounds.memory_mib << 20))
     rows = [{"name": one.name, "health": one.health.name.lower(), "reason": one.reason} for one in found.results]
     lines = [f"{row['health']:<9} {row['name']}" + (f": {row['reason']}" if row["reason"] else "") for row in rows]
     if not rows:

@@ -1,8 +1,13 @@
 """Runs health programs one after the other without ever blocking: the service's loop pets the watchdog meanwhile.
 
-A program gets a process group, a bounded environment, limits on memory and CPU, a time limit (SIGTERM, then SIGKILL to the whole
-group), /dev/null to read and a pipe to write on, of which the last line is kept. Exit 0 is ok, 1 degraded, 2 critical; any other end
-is critical. What a program leaves running is killed with its group.
+A program gets a session of its own, four variables (PATH, LANG, HOME and what the caller adds), / as its folder, umask 022, no open
+files but /dev/null to read and a pipe to write on, of which the last line is kept; limits on the memory and CPU time of each of its
+processes, a time limit for it as a whole (SIGTERM, then SIGKILL to the whole group), and a place at the front when memory runs out.
+Exit 0 is ok, 1 degraded, 2 critical; any other end is critical.
+
+What a program leaves running is killed: its group at once, and what has left the group (daemons) as soon as it is orphaned, because
+orphans become children of this process while a program runs. How many processes there may be, and their memory together, only a
+control group can bound: the systemd units set TasksMax= and MemoryMax=.
 """
 
 from __future__ import annotations
@@ -29,11 +34,14 @@ _KEPT_BYTES = 4096
 _READ_BYTES = 65536
 _READS_PER_POLL = 16
 _PIPE_BYTES = 1 << 20
-# RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count address space that Go, Java and node merely reserve.
-_DATA_BYTES = 512 << 20
+_ORPHANS_S = 0.25
+_PR_SET_CHILD_SUBREAPER = 36
+DEFAULT_MEMORY_BYTES = 512 << 20
+# Before the service (-900 under systemd) and before what the device is there for.
+_OOM_SCORE = b"500"
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
-_MARK = "ABUPDATE_HEALTH_RUN"
 _POLL_S = 0.02
+_ORPHAN_POLL_S = 0.002
 
 
 @dataclass(slots=True)
@@ -43,8 +51,8 @@ class _Running:
     path: Path
     process: subprocess.Popen[bytes]
     output: int
-    mark: str
     started_s: float
+    siblings: frozenset[int]
     tail: bytes = b""
     at_end: bool = False
     termed_s: float | None = None
@@ -59,18 +67,24 @@ class CheckRun:
         programs: Sequence[Path],
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
         environ: Mapping[str, str] | None = None,
         stop_at_critical: bool = False,
     ) -> None:
-        """timeout_s: of each program. environ: added to the bounded one. stop_at_critical: end the round at the first such word."""
+        """timeout_s: of each program. memory_bytes: of each of its processes, what is private and writable.
+
+        environ: added to the bounded one. stop_at_critical: end the round at the first such word.
+        """
         self._programs = tuple(programs)
         self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
         self._environ = {**_ENVIRONMENT, **(environ or {})}
         self._stop_at_critical = stop_at_critical
         self._pending: deque[Path] = deque()
         self._results: list[CheckResult] = []
         self._running: _Running | None = None
         self._active = False
+        self._unreaped: set[int] = set()
 
     @property
     def active(self) -> bool:
@@ -134,17 +148,22 @@ class CheckRun:
                     self._pending.clear()
 
     def _spawn(self, path: Path, now_s: float) -> _Running:
-        mark = os.urandom(8).hex()
         cpu_s = max(1, round(self._timeout_s) + 1)
-
-        wanted = {resource.RLIMIT_DATA: _DATA_BYTES, resource.RLIMIT_CPU: cpu_s, resource.RLIMIT_CORE: 0}
+        # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count address space that Go, Java and node merely reserve.
+        wanted = {resource.RLIMIT_DATA: self._memory_bytes, resource.RLIMIT_CPU: cpu_s, resource.RLIMIT_CORE: 0}
         bounds = {kind: _bounded(kind, value) for kind, value in wanted.items()}
 
         def limits() -> None:
             for kind, pair in bounds.items():
                 resource.setrlimit(kind, pair)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            with contextlib.suppress(OSError):
+                score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+                os.write(score, _OOM_SCORE)
+                os.close(score)
 
+        siblings = frozenset(_children())
+        _adopt_orphans(adopt=True)
         read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         with contextlib.suppress(OSError):
             # Room for what a talkative program prints between two polls.
@@ -157,7 +176,7 @@ class CheckRun:
                 stdout=write_end,
                 stderr=write_end,
                 cwd="/",
-                env={**self._environ, _MARK: mark},
+                env=self._environ,
                 start_new_session=True,
                 umask=0o022,
                 # The service has one thread, so that code between fork and exec is safe; nothing else limits before the program runs.
@@ -165,10 +184,11 @@ class CheckRun:
             )
         except BaseException:
             os.close(read_end)
+            _adopt_orphans(adopt=False)
             raise
         finally:
             os.close(write_end)
-        return _Running(path, process, read_end, mark, now_s)
+        return _Running(path, process, read_end, now_s, siblings)
 
     def _look_after(self, running: _Running, now_s: float) -> CheckResult | None:
         _drain(running)
@@ -204,9 +224,22 @@ class CheckRun:
         return CheckResult(running.path.name, Health.CRITICAL, f"{end}: {said}" if said else end, duration_s)
 
     def _close(self, running: _Running) -> None:
-        # Who still holds the pipe after the group was killed has left the group: found by the mark in its environment.
-        if not running.at_end:
-            _kill_marked(running.mark)
+        """End what is left of the program, wherever it went; waits a moment for that."""
+        self._unreaped = {pid for pid in self._unreaped if not _reaped(pid)}
+        end_s = time.monotonic() + _ORPHANS_S
+        # The children of an orphan are ours only when it is dead: again until none is left. (A daemon may have none for a while.)
+        while strays := _children() - running.siblings - self._unreaped - {running.process.pid}:
+            for pid in strays:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            left = {pid for pid in strays if not _reaped(pid)}
+            if left and time.monotonic() > end_s:
+                # In an uninterruptible sleep: their end is collected some later time.
+                self._unreaped |= left
+                break
+            if left:
+                time.sleep(_ORPHAN_POLL_S)
+        _adopt_orphans(adopt=False)
         os.close(running.output)
 
 
@@ -254,9 +287,34 @@ def _signal_group(running: _Running, number: signal.Signals) -> None:
         os.killpg(running.process.pid, number)
 
 
-def _kill_marked(mark: str) -> None:
-    wanted = f"{_MARK}={mark}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(int(folder.name), signal.SIGKILL)
+def _adopt_orphans(*, adopt: bool) -> None:
+    """Whether orphaned descendants become children of this process instead of init's."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
+
+
+def _children() -> set[int]:
+    """Numbers of this process's children, zombies among them."""
+    try:
+        tasks = Path("/proc/self/task").iterdir()
+        return {int(word) for task in tasks for word in (task / "children").read_text().split()}
+    except OSError:
+        # A kernel without CONFIG_PROC_CHILDREN.
+        return {int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _parent(folder) == os.getpid()}
+
+
+def _parent(folder: Path) -> int:
+    try:
+        # The name in parentheses may hold anything.
+        return int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _reaped(pid: int) -> bool:
+    """True once a child is dead and its end collected."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True

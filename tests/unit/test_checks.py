@@ -43,15 +43,20 @@ def one(program: Path, timeout_s: float = TIMEOUT_S) -> CheckResult:
 
 
 def alive(word: str) -> list[int]:
-    """Processes, not zombies, with this word in their command line."""
+    """Processes, not zombies, with this word in their command line, that are younger than this one."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if word.encode() in (folder / "cmdline").read_bytes() and int(folder.name) != os.getpid():
+            if word.encode() in (folder / "cmdline").read_bytes() and started_at(folder) > started_at(Path("/proc/self")):
                 found.append(int(folder.name))
         except OSError:
             continue
     return found
+
+
+def started_at(folder: Path) -> int:
+    """Start of a process, in the kernel's ticks since boot."""
+    return int((folder / "stat").read_text().rpartition(")")[2].split()[19])
 
 
 def gone(word: str) -> bool:
@@ -229,7 +234,8 @@ def test_the_environment_is_bounded(script: Script, monkeypatch: pytest.MonkeyPa
     done = run_once(CheckRun([program], timeout_s=10, environ={"ABUPDATE_SLOT": "B"}))
     words = {word.partition("=")[0] for word in done.results[0].reason.split()}
     assert done.health is Health.OK, "a file of the service's is open in the program"
-    assert words == {"ABUPDATE_HEALTH_RUN", "ABUPDATE_SLOT", "HOME", "LANG", "PATH", "PWD"}
+    # PWD is the shell's own.
+    assert words == {"ABUPDATE_SLOT", "HOME", "LANG", "PATH", "PWD"}
 
 
 def test_memory_and_processor_are_limited(script: Script) -> None:
@@ -237,6 +243,78 @@ def test_memory_and_processor_are_limited(script: Script) -> None:
     assert one(script("10-reserve", "import mmap; mmap.mmap(-1, 2 << 30, prot=0)", head="#!/usr/bin/env python3\n"), 20).health is Health.OK
     spin = one(script("20-spin", "while :; do :; done"), timeout_s=1)
     assert spin.health is Health.CRITICAL
+
+
+def test_the_bound_of_memory_is_the_callers(script: Script) -> None:
+    program = script("10-mem", "x = bytearray(60 << 20)", head="#!/usr/bin/env python3\n")
+    assert run_once(CheckRun([program], timeout_s=20, memory_bytes=48 << 20)).results[0].reason.endswith("MemoryError")
+    assert run_once(CheckRun([program], timeout_s=20, memory_bytes=256 << 20)).health is Health.OK
+
+
+def test_what_a_program_starts_with(script: Script, tmp_path: Path) -> None:
+    """Descriptors, folder, session, umask, signals, and its place when memory runs out; its children have the same."""
+    extra = os.open(tmp_path, os.O_RDONLY)
+    os.set_inheritable(extra, True)
+    body = f"""(cd {tmp_path}
+ls -l /proc/self/fd | sed -n 's/.* -> //p' > files
+cat /proc/self/oom_score_adj > oom
+umask > umask
+grep Sig[BI] /proc/self/status > signals)
+pwd > {tmp_path}/pwd
+echo $$ $(ps -o sid=,pgid= -p $$) > {tmp_path}/session
+(ulimit -d; ulimit -t; ulimit -c) > {tmp_path}/limits"""
+    try:
+        assert one(script("10-facts", body), timeout_s=10).health is Health.OK
+    finally:
+        os.close(extra)
+
+    def said(name: str) -> str:
+        return (tmp_path / name).read_text().strip()
+
+    # The last two are the listing program's own: its output, and the folder that it reads.
+    files = said("files").split("\n")
+    assert files[0] == "/dev/null"
+    assert len(files) == 4
+    assert not [name for name in files if name == str(tmp_path)]
+    assert (said("oom"), said("umask"), said("pwd")) == ("500", "0022", "/")
+    assert len(set(said("session").split())) == 1
+    assert said("limits").split() == [str(512 << 10), "11", "0"]
+    assert {line.split()[1].strip("0") for line in said("signals").splitlines()} == {""}
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "env -i /usr/bin/setsid /bin/sleep 4711.41 <&- >&- 2>&- &",
+        "(setsid sh -c '(setsid sleep 4711.41 &) ; exec sleep 4711.41' >/dev/null 2>&1 &)",
+        "setsid sh -c 'trap \"\" TERM HUP; sleep 4711.41 & wait' &",
+    ],
+    ids=["no environment and no pipe", "forked twice", "holds the pipe"],
+)
+def test_a_daemon_does_not_outlive_its_program(script: Script, start: str) -> None:
+    """It has left the group, and even its environment."""
+    before = len(alive("4711.41"))
+    assert before == 0
+    assert one(script("10-daemon", f"{start}\nsleep 0.1; exit 0"), timeout_s=10).health is Health.OK
+    assert gone("4711.41")
+
+
+def test_a_small_fork_bomb_leaves_nothing(script: Script) -> None:
+    """Every process starts two others in sessions of their own, five times over, and none of them ends by itself."""
+    body = 'n=${1:-0}; [ "$n" -lt 5 ] && for i in 1 2; do setsid "$0" $((n + 1)) 4711.42 & done; sleep 4711.42'
+    started = time.monotonic()
+    assert one(script("10-bomb", body)).reason == "no answer within 0.5 s"
+    assert gone("4711.42")
+    assert time.monotonic() - started < 10
+
+
+def test_children_of_others_are_left_alone(script: Script) -> None:
+    with subprocess.Popen(["sleep", "4711.43"]) as mine:
+        assert one(script("10-a", "(sleep 4711.44 &); exit 0"), timeout_s=10).health is Health.OK
+        assert mine.poll() is None
+        mine.kill()
+        assert mine.wait() == -9
+    assert gone("4711.44")
 
 
 def test_no_programs(tmp_path: Path) -> None:

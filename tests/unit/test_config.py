@@ -351,7 +351,9 @@ def test_the_defaults_are_those_of_the_design(tmp_path: Path) -> None:
         "interval_s": 10,
         "degraded_row_s": 60,
         "degraded_total_s": 120,
+        "memory_mib": 512,
     }
+    assert asdict(settings.floor) == {"tpm_nv": 0, "tpm_tcti": "device:/dev/tpmrm0"}
     assert (settings.bootloader.allow_single_env, settings.bootloader.fw_env_config) == (False, Path("/etc/fw_env.config"))
     assert (settings.trust.allow_test_keys, settings.device.booted) == (False, "auto")
 
