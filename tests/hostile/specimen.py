@@ -64,9 +64,10 @@ def build(
     signers: tuple[str, ...] = ("release-1", "release-2"),
     chain: bytes = b"",
     seal: Seal | None = None,
+    contents: dict[str, bytes] | None = None,
 ) -> Specimen:
-    """Make the bundle with the real builder."""
-    contents = images(seed)
+    """Make the bundle with the real builder. contents: other images than those of the seed."""
+    contents = contents or images(seed)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
     (folder / "chain.abk").write_bytes(chain)

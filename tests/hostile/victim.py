@@ -51,14 +51,20 @@ keys = ["device.pem"]
 _IMAGES = ("rootfs", "boot", "modem")
 
 
+Where = Callable[[str, int], None]
+
+
 @dataclass(slots=True)
 class Journal:
-    """What was written to the spare slot: image, offset, bytes (zeros where a range was zeroed). act: called before each write."""
+    """What was written to the spare slot: image, offset, bytes (zeros where a range was zeroed). verifying: all of it was flushed.
+
+    before_write, before_read: called with image and offset before the target itself is asked; one at a time.
+    """
 
     writes: list[tuple[str, int, bytes]] = field(default_factory=list)
-    reads: int = 0
-    act: Callable[[int], None] = lambda number: None
-    look: Callable[[int], None] = lambda number: None
+    verifying: bool = False
+    before_write: Where = lambda image, offset: None
+    before_read: Where = lambda image, offset: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -78,8 +84,7 @@ class Recorder:
     def pread_into(self, buffer: memoryview, offset: int) -> int:
         """See ports.Target."""
         with self._journal.lock:
-            self._journal.look(self._journal.reads)
-            self._journal.reads += 1
+            self._journal.before_read(self._image, offset)
         return self._target.pread_into(buffer, offset)
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
@@ -101,6 +106,7 @@ class Recorder:
     def flush(self) -> None:
         """See ports.Target."""
         self._target.flush()
+        self._journal.verifying = True
 
     def close(self) -> None:
         """See ports.Target."""
@@ -108,14 +114,14 @@ class Recorder:
 
     def _note(self, offset: int, data: bytes) -> None:
         with self._journal.lock:
-            self._journal.act(len(self._journal.writes))
+            self._journal.before_write(self._image, offset)
             self._journal.writes.append((self._image, offset, data))
 
 
 class Victim:
     """One device in a folder; `reset` puts it back to where it was."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place_bytes: int = PLACE_BYTES) -> None:
         self.folder = folder
         self.places = {(slot, image): folder / f"{image}_{slot.lower()}" for slot in "AB" for image in _IMAGES}
         self.env = folder / "env"
@@ -127,7 +133,7 @@ class Victim:
         (folder / "fw_env.config").write_text(f"{self.env} 0x0 {ENV_BYTES:#x}\n{self.env} {ENV_BYTES:#x} {ENV_BYTES:#x}\n")
         self.env.write_bytes(b"\xff" * 2 * ENV_BYTES)
         for (slot, _), path in self.places.items():
-            path.write_bytes((OLD if slot == "B" else b"\x5a") * PLACE_BYTES)
+            path.write_bytes((OLD if slot == "B" else b"\x5a") * place_bytes)
         self.journal = Journal()
         self._settings = load(folder / "config.toml")
         self._start()
@@ -222,7 +228,7 @@ class Victim:
                 return False
         for image, wanted in images.items():
             found = self.places["B", image].read_bytes()
-            for at in range(0, PLACE_BYTES, specimen.BLOCK_BYTES):
+            for at in range(0, len(found), specimen.BLOCK_BYTES):
                 end = min(at + specimen.BLOCK_BYTES, max(at, len(wanted)))
                 if found[at:end] not in (wanted[at:end], OLD * (end - at)) or found[end : at + specimen.BLOCK_BYTES].strip(OLD):
                     return False
