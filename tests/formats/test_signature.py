@@ -14,11 +14,7 @@ from abupdate.formats import signature
 from abupdate.formats.signature import Domain
 from abupdate.host.keys import KeyPair
 from abupdate.model import Signature
-
-P = 2**255 - 19
-L = 2**252 + 27742317777372353535851937790883648493
-D = -121665 * pow(121666, -1, P) % P
-Point = tuple[int, int]
+from tests.formats.edwards import SMALL, L, P, Point, encode, times
 
 # RFC 8032, 7.1: public key, message, signature.
 VECTORS = (
@@ -33,54 +29,6 @@ VECTORS = (
         "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
     ),
 )
-
-
-def add(left: Point, right: Point) -> Point:
-    """Addition on edwards25519, by the textbook."""
-    (x1, y1), (x2, y2) = left, right
-    product = D * x1 * x2 * y1 * y2 % P
-    return (x1 * y2 + x2 * y1) * pow(1 + product, -1, P) % P, (y1 * y2 + x1 * x2) * pow(1 - product, -1, P) % P
-
-
-def times(number: int, point: Point) -> Point:
-    """Scalar multiplication."""
-    result: Point = (0, 1)
-    while number:
-        if number & 1:
-            result = add(result, point)
-        point = add(point, point)
-        number >>= 1
-    return result
-
-
-def points_at(y: int) -> list[Point]:
-    """The points of the curve with this y."""
-    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
-    x = pow(square, (P + 3) // 8, P)
-    if (x * x - square) % P:
-        x = x * pow(2, (P - 1) // 4, P) % P
-    return [] if (x * x - square) % P else [(x, y), (-x % P, y)]
-
-
-def encode(point: Point) -> bytes:
-    """32 bytes as in RFC 8032, 5.1.2."""
-    return (point[1] | (point[0] & 1) << 255).to_bytes(32, "little")
-
-
-def small_order_points() -> set[Point]:
-    """The 8 points whose order divides 8: L times the curve's points gives nothing else."""
-    found: set[Point] = set()
-    y = 2
-    while len(found) < 8:
-        for point in points_at(y):
-            torsion = times(L, point)
-            found |= {times(factor, torsion) for factor in range(8)}
-        y += 1
-        assert y < 200
-    return found
-
-
-SMALL = sorted(small_order_points())
 
 
 def test_the_list_holds_exactly_the_points_of_small_order() -> None:
