@@ -8,6 +8,7 @@ The files in golden/ are never made anew for a change of the code: a change that
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,11 +18,13 @@ import pytest
 from abupdate.formats import bundle, keyring, rotation
 from abupdate.formats.codec import Decoder
 from abupdate.formats.contentkey import ContentKey, Identity, unseal
+from abupdate.formats.record import decode as decode_record
+from abupdate.formats.record import encode as encode_record
 from abupdate.formats.trusted import opener
 from abupdate.host.create import create
 from abupdate.host.keys import KeyPair
 from abupdate.host.spec import load
-from abupdate.model import Codec, ImageKind, RoleName
+from abupdate.model import Attempt, Codec, ImageKind, Phase, RoleName, SlotRecord, SlotState
 from tests.rings import body_of, signed
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -84,6 +87,23 @@ def test_chain_is_written_byte_for_byte_and_walked(ring_bytes: bytes) -> None:
     data = (GOLDEN / "golden-chain.abu").read_bytes()
     head = bundle.read_head(BytesIO(data).read, len(data), opener(keyring.parse(ring_bytes)))
     assert head.signed.chain == chain
+
+
+def test_record_is_read_and_nothing_of_it_is_lost() -> None:
+    """As version 0.1.0 wrote it, with fields of a version that nobody knows. Later fields may join these."""
+    data = (GOLDEN / "golden.record").read_bytes()
+    sequence, record = decode_record(data)
+    assert (sequence, record.floor, record.extra) == (1700000000, 42, {"kept": {"unknown": "field"}})
+    assert record.store == "uboot:/dev/golden@0x0+0x4000,/dev/golden@0x4000+0x4000"
+    assert record.slots == {
+        "A": SlotRecord(SlotState.CONFIRMED, "1.0.0+golden", "f7" * 32, 42),
+        "B": SlotRecord(SlotState.TRIAL, "1.1.0", "82" * 32, 43, {"kept": ["by", 1, None]}),
+    }
+    assert record.attempt == Attempt("B", Phase.ARMED, "8b9c4f34-boot", "82" * 32, "1.1.0", 43, "A", 7, "", {"kept": True})
+    before, after = (json.loads(part[20:-4]) for part in (data, encode_record(record, sequence)))
+    assert {**after, **before} == after
+    for name in ("A", "B"):
+        assert {**after["slots"][name], **before["slots"][name]} == after["slots"][name]
 
 
 @pytest.mark.parametrize(
