@@ -23,6 +23,7 @@ ALIGN_BYTES = 4096
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 PROBE_BYTES = 4096
 NO_DIGEST = bytes(32)
+_STRIDE_BYTES = 64 * 1024
 
 
 def probe(head: bytes | memoryview) -> bytes:
@@ -30,11 +31,21 @@ def probe(head: bytes | memoryview) -> bytes:
     return hashlib.sha256(head[:PROBE_BYTES]).digest()[:8]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=MAX_CHUNK_BYTES // ALIGN_BYTES + 1)
 def zero_digests(size: int) -> tuple[bytes, bytes]:
-    """SHA-256 and probe of `size` zero bytes; chunks have one or two sizes, so a few remembered ones are enough."""
-    data = bytes(size)
-    return hashlib.sha256(data).digest(), probe(data)
+    """SHA-256 and probe of `size` zero bytes (at most 4 MiB). A table with zeros of every size costs little more than one of one size."""
+    hasher = _zeros_hashed(size // _STRIDE_BYTES).copy()
+    hasher.update(bytes(size % _STRIDE_BYTES))
+    return hasher.digest(), probe(bytes(min(size, PROBE_BYTES)))
+
+
+@lru_cache(maxsize=MAX_CHUNK_BYTES // _STRIDE_BYTES + 1)
+def _zeros_hashed(strides: int) -> hashlib._Hash:
+    if not strides:
+        return hashlib.sha256()
+    hasher = _zeros_hashed(strides - 1).copy()
+    hasher.update(bytes(_STRIDE_BYTES))
+    return hasher
 
 
 def table_bytes(count: int) -> int:
