@@ -148,6 +148,22 @@ def test_a_bundle_brings_the_keyring_that_accepts_it(workstation: Workstation, r
     assert version(workstation) == (3, "state_dir")
 
 
+def test_a_keyring_that_cannot_be_kept_is_not_used(workstation: Workstation, rotated: Rotated, tmp_path: Path) -> None:
+    whole = rotated.carrying(tmp_path, rotated.new, rotated.chain)
+    workstation.ok("keyring", "update", rotated.files[1])
+    # Where the new file would be made.
+    obstacle = workstation.state / "keyring.new"
+    obstacle.mkdir()
+    before = workstation.hashes()
+    for argv in (("flash", whole), ("keyring", "update", rotated.chain)):
+        assert workstation.run(*argv).code == 1
+        assert version(workstation) == (2, "state_dir")
+    assert (workstation.hashes(), workstation.slot_state("B")) == (before, "empty")
+    obstacle.rmdir()
+    workstation.ok("flash", whole)
+    assert version(workstation) == (3, "state_dir")
+
+
 def test_a_key_that_was_revoked(workstation: Workstation, kit: Kit, rotated: Rotated, tmp_path: Path) -> None:
     """By a keyring update, and by the very chain that the bundle carries: the keyring moves on, the slot does not."""
     carrying = rotated.carrying(tmp_path, kit["v1"], rotated.chain)

@@ -262,7 +262,11 @@ class Worn(LinuxFiles):
 def test_a_write_that_fails_is_failed_and_leaves_the_old_record(state: StateDir, call: str, number: int) -> None:
     state.save(RECORD)
     worn = StateDir(state.path, files=Worn(call, number))
-    writes: tuple[Callable[[], None], ...] = (lambda: worn.save(replace(RECORD, floor=4)), lambda: worn.save_head("A", b"head"))
+    writes: tuple[Callable[[], None], ...] = (
+        lambda: worn.save(replace(RECORD, floor=4)),
+        lambda: worn.save_head("A", b"head"),
+        lambda: worn.save_keyring(b"keyring"),
+    )
     for write in writes:
         with pytest.raises(Failed) as caught:
             write()
