@@ -128,6 +128,9 @@ def test_gaps_order_and_two_keyrings_of_one_version() -> None:
     with pytest.raises(Refused, match="from version 1 to version 4") as caught:
         walked(first, first + fourth)
     assert "versions 2 to 3" in caught.value.hint
+    for chain in (first + third, first + third + fourth):
+        with pytest.raises(Refused, match="from version 1 to version 3"):
+            walked(third, chain)
     for chain in (second + first, second + second, third + second):
         with pytest.raises(Refused, match="after version"):
             walked(first, chain)

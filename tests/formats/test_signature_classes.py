@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from abupdate.errors import Refused
 from abupdate.formats import signature
@@ -128,6 +128,18 @@ def test_s_just_below_and_at_the_order() -> None:
         assert judged(OUR_KEY.public, OUR_KEY.sign(MESSAGE, nonce))
     assert judged(OUR_KEY.public, OUR_KEY.sign(MESSAGE, 1))
     assert judged(OUR_KEY.public, OUR_KEY.sign(MESSAGE, L - 1))
+
+
+def test_what_the_library_is_never_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses some of it itself, today and in this version."""
+    monkeypatch.setattr(Ed25519PublicKey, "from_public_bytes", None)
+    careless = (P + 3).to_bytes(32, "little")
+    for value in (with_s(GOOD, s_of(GOOD) + L), with_s(GOOD, L), careless + GOOD[32:], encode((0, 1)) + GOOD[32:], bytes(64), GOOD[:63]):
+        assert not signature.verify(OUR_KEY.public, value, MESSAGE)
+    for public in (careless, encode((0, 1)), bytes(32), OUR_KEY.public[:31]):
+        assert not signature.verify(public, GOOD, MESSAGE)
+    with pytest.raises(TypeError):
+        signature.verify(OUR_KEY.public, with_s(GOOD, L - 1), MESSAGE)
 
 
 def test_special_values_of_r() -> None:

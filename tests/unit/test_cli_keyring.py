@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from abupdate.formats import bundle as bundle_format
+from abupdate.formats.signature import pack_block
 from tests.workstation import Kit, Result, Workstation, call
 
 
@@ -214,6 +215,20 @@ def test_a_key_that_is_revoked_between_flash_and_activate(
     # What lies there is still what was written: reading it says so, and that it would not be installed again.
     assert "unchanged" in workstation.ok("verify", "B").out
     assert "would not be installed again" in caplog.text
+
+
+def test_a_stored_head_whose_signatures_are_nobody_s(workstation: Workstation, kit: Kit) -> None:
+    workstation.ok("flash", kit["v1"])
+    stored = workstation.state / "head.B"
+    good = bundle_format.parse_stored_head(stored.read_bytes())
+    header = good.signed.header
+    spoiled = replace(good.signed.signatures[0], value=bytes(64))
+    for block in (b"", pack_block([spoiled])):
+        head = bundle_format.build_head(good.signed.manifest_bytes, block, header.tables_bytes, header.payload_bytes)
+        stored.write_bytes(head + good.tables.raw)
+        done = workstation.run("verify", "B")
+        assert done.code == 3
+        assert "sign" in done.err
 
 
 def test_activate_walks_the_stored_chain(workstation: Workstation, rotated: Rotated, tmp_path: Path) -> None:
