@@ -26,6 +26,11 @@ _FRAGMENTS = (
     CONFIG + '\x1c[health]\ninterval_s = 5\n[slots."B"]\nimages.rootfs = "/dev/x"\nimages.boot = \'y\'\n',
     'trial = { tries = 0x3 }\n"compatible" = """a\\u0041"""\n',
 )
+_VARIABLES = (
+    "BOOT_ORDER=A B\0BOOT_A_LEFT=a\0BOOT_B_LEFT=0x3\0BOOT_TRIAL=B\0BOOT_TRIES=3\0BOOT_BUDGET=a\0BOOT_TIMEOUT=78\0BOOT_FLOOR=7\0x=1",
+    "bootcmd=run distro\0BOOT_B_LEFT=\0BOOT_FLOOR=ffffffffffffffffff",
+    "",
+)
 _FWENV = (
     "/dev/mmcblk0 0x3c0000 0x4000\n/dev/mmcblk0 0x3c4000 0x4000\n",
     "# NOR\n/dev/mtd1 0x0 0x2000 0x1000 2 1\n/dev/mtd2 0 2000 1000 2 0\n",
@@ -65,6 +70,7 @@ def seeds() -> dict[str, list[bytes]]:
         "chain": [b"", first + second, first + second + third],
         "record": _records(),
         "environment": _environments(),
+        "bootstate": [text.encode() for text in _VARIABLES],
         "fwenv": [text.encode() for text in _FWENV],
         "config": [text.encode() for text in _FRAGMENTS],
         "health": [b"disk ok\nlink down\n", "Temperatur 40 °C\r\n\x1b[31mrot\x1b[0m".encode(), b"\xff\xfe\x00" * 9],

@@ -20,6 +20,7 @@ from random import Random
 import zstandard
 
 from abupdate import config
+from abupdate.bootloaders import ubootvars
 from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
 from abupdate.formats import bundle, chunktable, fwenvconfig, keyring, manifest, record, rotation, signature, tlv, ubootenv
 from abupdate.formats.bundle import Head
@@ -266,6 +267,22 @@ def run_environment(data: bytes) -> bool:
     return True
 
 
+def run_bootstate(data: bytes) -> bool:
+    """Variables, with zero bytes between them, as boot state: read without an error, written and read again they say the same."""
+    environment, slots = ubootenv.Environment(tuple(entry for entry in data.split(b"\0") if entry)), ("A", "B")
+    state = ubootvars.state_of(environment, slots)
+    try:
+        again = ubootvars.changed(environment, state, slots)
+    except ConfigError:
+        assert not state.order
+        return False
+    seen = ubootvars.state_of(again, slots)
+    assert (seen.order, seen.left, seen.trial, seen.policy, seen.floor) == (state.order, state.left, state.trial, state.policy, state.floor)
+    ours = (b"BOOT_", b"BOOT_A_", b"BOOT_B_")
+    assert [one for one in again.entries if not one.startswith(ours)] == [one for one in environment.entries if not one.startswith(ours)]
+    return True
+
+
 def run_fwenv(data: bytes) -> bool:
     """The text of fw_env.config."""
     try:
@@ -352,6 +369,11 @@ def mutate_behind(mutation: Mutation) -> Mutation:
     return mutate
 
 
+def mutate_variables(data: bytes, chance: Random, change: shapes.Bytes) -> bytes:
+    """Of variables with zero bytes between them: as lines of a text."""
+    return shapes.mutate_lines(data.replace(b"\0", b"\n"), chance, change).replace(b"\n", b"\0")
+
+
 def mutate_head(data: bytes, chance: Random, change: shapes.Bytes) -> bytes:
     """A bundle's head: as a bundle, without the payload that comes of it; the header goes on counting it."""
     mutated = shapes.mutate_bundle(data, chance, change)
@@ -395,6 +417,7 @@ TARGETS: Mapping[str, Target] = {
     "chain": Target(run_chain, mutate_chain, 256 * KIB, 100),
     "record": Target(run_record, shapes.mutate_record, 256 * KIB, 200),
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
+    "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
     "config": Target(run_config, shapes.mutate_lines, MIB, 400),
     "health": Target(run_health, shapes.mutate_lines, 256 * KIB, 100),
