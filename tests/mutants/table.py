@@ -37,6 +37,7 @@ _SIGNATURE = ("tests/formats/test_signature.py",)
 _BUNDLE = ("tests/formats/test_bundle.py",)
 _DECODE = ("tests/formats/test_decode.py",)
 _INSTALL = (f"{_UNIT}/transfer/test_install.py",)
+_CHANGING = ("tests/hostile/test_time_of_check.py",)
 _BLOCK = (f"{_UNIT}/transfer/test_block.py",)
 _UBOOT = (f"{_UNIT}/test_uboot_store.py", f"{_UNIT}/test_uboot_flash.py")
 _WATCHDOG = (f"{_UNIT}/test_watchdog.py",)
@@ -587,6 +588,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "                pass\n",
         "a damaged stream is called fine",
         _INSTALL,
+    ),
+    Mutant(
+        "install: a second read between check and use",
+        "abupdate/transfer/install.py",
+        "            length = high.offset + high.size - low.offset\n",
+        '            if self.random is not None and self.image.codec.value == "none" and not self.image.sealed:\n'
+        "                self._read(buffers.slot[low.offset - batch.offset :][: end - low.stored_offset], low.stored_offset)\n"
+        "            length = high.offset + high.size - low.offset\n",
+        "whoever changes the file between two reads writes what nobody signed",
+        _CHANGING,
     ),
     Mutant(
         "read-back: data is not compared",
