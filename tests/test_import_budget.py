@@ -84,6 +84,12 @@ def test_status_confirm_and_revert(workstation: Workstation, argv: tuple[str, ..
     assert not of(names, *NEVER, *DECODING, "abupdate.transfer")
 
 
+def test_keyring_show(workstation: Workstation) -> None:
+    names = loaded(workstation, "keyring", "show")
+    assert "abupdate.operations.keyring" in names
+    assert not of(names, *NEVER, "construct", "zstandard", "abupdate.transfer")
+
+
 def test_the_service(workstation: Workstation) -> None:
     names = loaded(workstation, "service", before=SERVE)
     assert "abupdate.operations.service" in names

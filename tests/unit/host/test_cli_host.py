@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from abupdate.__main__ import main
+from abupdate.formats import bundle
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -205,3 +206,25 @@ def test_info_imports_nothing_of_the_host_and_no_construct(run: Run) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "0 []"
+
+
+def test_info_of_a_bundle_that_nobody_signed_or_that_carries_no_chain_of_keyrings(run: Run) -> None:
+    """Looking needs no trust: what is in it is shown, and that no device would take it."""
+    ring(run, "1")
+    assert run("-q", "bundle", "create", "spec/spec.toml", "-o", "out.abu", "--key", "a.pem")[0] == 0
+    data = Path("out.abu").read_bytes()
+    with Path("out.abu").open("rb") as file:
+        signed = bundle.read_signed(file.read, len(data))
+    lengths = (signed.header.tables_bytes, signed.header.payload_bytes)
+    Path("unsigned.abu").write_bytes(bundle.build_head(signed.manifest_bytes, b"", *lengths) + data[len(signed.raw) :])
+    for words, code in ((("--json", "info", "unsigned.abu"), 0), (("--json", "info", "unsigned.abu", "--keyring", "ring.abk"), 3)):
+        shown = document(run(*words), code)
+        assert (shown["version"], shown["signatures"], shown.get("accepted", False)) == ("1.0", [], False)
+    assert "not signed" in run("info", "unsigned.abu")[1]
+    assert document(run("--json", "bundle", "sign", "unsigned.abu", "--key", "a.pem"))["chain"] == []
+    assert document(run("--json", "info", "unsigned.abu", "--keyring", "ring.abk"))["accepted"]
+    block = signed.raw[96 + len(signed.manifest_bytes) :]
+    Path("odd.abu").write_bytes(bundle.build_head(signed.manifest_bytes, block, *lengths, b"no chain") + data[len(signed.raw) :])
+    for line in ("info odd.abu", "info odd.abu --keyring ring.abk", "bundle extract odd.abu -o d --keyring ring.abk"):
+        assert run(*line.split())[0] == 3
+    assert run("bundle", "sign", "odd.abu", "--key", "b.pem")[0] == 3
