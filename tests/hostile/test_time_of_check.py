@@ -258,7 +258,7 @@ def test_a_writer_with_the_file_in_its_memory(victim: Victim, variants: dict[str
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            for _ in range(12):
+            for _ in range(5):
                 with open_source(str(path)) as source:
                     judge(victim, victim.flash(source), {0, 3}, images)
                 victim.reset()
@@ -412,11 +412,11 @@ def test_the_comparison_of_writes_can_fail(victim: Victim, variants: dict[str, S
 
 
 def test_the_command_line_while_its_file_changes(tmp_path: Path) -> None:
-    """Four devices at once, each told at its first progress that the file is not what it was."""
+    """Three devices at once, each told at its first progress that the file is not what it was."""
     contents = {image: random.Random(image).randbytes(size) for image, size in (("rootfs", 3 << 20), ("boot", 4096), ("modem", 4096))}
     (tmp_path / "made").mkdir()
     big = specimen.build(tmp_path / "made", contents=contents).data
-    wanted = {"renamed over": 0, "link moved": 0, "cut": 3, "rewritten": 3}
+    wanted = {"renamed over": 0, "cut": 3, "rewritten": 3}
     running: dict[str, tuple[Victim, subprocess.Popen[str]]] = {}
     for kind in wanted:
         folder = tmp_path / kind.replace(" ", "-")
