@@ -136,6 +136,8 @@ class Victim:
             path.write_bytes((OLD if slot == "B" else b"\x5a") * place_bytes)
         self.journal = Journal()
         self._settings = load(folder / "config.toml")
+        # Once: its parts read the files anew each time, and checking the devices takes longer than all the rest of a refusal.
+        self._board = wiring.board(self._settings, outside=True)
         self._start()
         self._files: dict[Path, bytes] = {}
         self._files = self.files()
@@ -176,8 +178,7 @@ class Victim:
         images = {slot: part.images for slot, part in self._settings.slots.items()}
         contents = DeviceSlots(images, sealed=admit, open_target=self._open)
         try:
-            board = wiring.board(self._settings, outside=True)
-            flash(board, contents, lambda: Bundle(source, admit, wiring.unsealing(self._settings)), lambda *_: None)
+            flash(self._board, contents, lambda: Bundle(source, admit, wiring.unsealing(self._settings)), lambda *_: None)
         except AbupdateError as error:
             return error.exit_code
         return 0
@@ -207,7 +208,7 @@ class Victim:
 
     def bootable(self) -> bool:
         """Whether the boot store would ever start slot B."""
-        boot = wiring.bootloader(self._settings)[0].read()
+        boot = self._board.store.read()
         assert boot.order[0] in ("A", "B")
         return "B" in boot.order or bool(boot.left["B"]) or boot.order[0] != "A"
 
