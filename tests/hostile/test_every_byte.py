@@ -5,7 +5,6 @@ The quick part takes a sample that changes with the commit, and always the secti
 
 from __future__ import annotations
 
-import hashlib
 import tracemalloc
 from collections.abc import Iterator
 from io import BytesIO
@@ -275,11 +274,10 @@ def test_the_build_host(variants: dict[str, Specimen], kind: str, extent: str, c
         except AbupdateError:
             pass
         else:
-            assert {name: hashlib.sha256(file.read_bytes()).digest() for name, file in written.items()} == {
-                name: hashlib.sha256(content).digest() for name, content in images.items()
-            }
+            # A name in a manifest that nobody's signature was asked for may be another.
+            assert [file.read_bytes() for file in written.values()] == list(images.values())
         for left in out.glob("*"):
-            assert images[left.stem] == left.read_bytes()
+            assert left.read_bytes() in images.values()
             left.unlink()
         if number % 8 == 0:
             assert call("info", path).code in (0, 3)
