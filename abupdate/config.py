@@ -176,7 +176,11 @@ def check_secret(path: Path, what: str) -> None:
 def load(path: Path = DEFAULT_CONFIG) -> Settings:
     """Read the configuration and the fragments in config.d beside it (in name order, later ones win). Raises ConfigError."""
     fragments = path.parent / "config.d"
-    extra = sorted(fragments.glob("*.toml")) if fragments.is_dir() else []
+    extra: list[Path] = []
+    if fragments.is_dir():
+        # Who can write the folder decides which fragments there are.
+        check_private(fragments, "folder")
+        extra = sorted(fragments.glob("*.toml"))
     return compose(((file, _read(file)) for file in (path, *extra)), path)
 
 

@@ -31,6 +31,9 @@ def bootloader(settings: Settings) -> tuple[Bootloader, str]:
     if settings.bootloader.kind == "uboot":
         from abupdate.bootloaders.uboot import UBootStore
 
+        # It says where to write as root.
+        if settings.bootloader.fw_env_config.exists():
+            check_private(settings.bootloader.fw_env_config, "configuration")
         store = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots))
         tears = (
             "a single U-Boot environment can be lost by a power cut" if store.single and not settings.bootloader.allow_single_env else ""

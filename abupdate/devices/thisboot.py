@@ -53,7 +53,9 @@ class LinuxBoot:
     def mark_settled(self) -> None:
         """See ports.ThisBoot."""
         self._marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._marker.write_text(self.boot_id + "\n")
+        marker = os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(marker, "w") as file:
+            file.write(self.boot_id + "\n")
 
     def booted(self) -> str:
         """See ports.ThisBoot: [device] booted, then abupdate.slot=, then rauc.slot=, then the device of the root file system."""

@@ -24,6 +24,9 @@ def find_programs(directory: Path) -> tuple[Path, ...]:
         return ()
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}", "[health] dir names the directory of health programs") from None
+    if problem := distrust(directory):
+        # Who can write it decides which programs there are.
+        raise ConfigError(f"{directory}: {problem}", f"chown root {directory} && chmod go-w {directory}")
     wanted = [directory / name for name in names if not name.startswith(".") and not name.endswith(_LEFTOVERS)]
     programs = tuple(path for path in wanted if _is_program(path))
     if len(programs) > MAX_PROGRAMS:
@@ -35,15 +38,15 @@ def find_programs(directory: Path) -> tuple[Path, ...]:
 
 
 def distrust(path: Path) -> str:
-    """Empty, or why this program must not be run: others can write it, or it belongs to neither root nor the caller."""
+    """Empty, or why a program must not be run, or a folder's programs: others can write it, or it is neither root's nor the caller's."""
     try:
         found = path.stat()
     except OSError as error:
         return error.strerror or "cannot be looked at"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "group or others can write this health program"
+        return "group or others can write it"
     if found.st_uid not in (0, os.geteuid()):
-        return f"this health program belongs to user {found.st_uid}, neither root nor the caller"
+        return f"it belongs to user {found.st_uid}, neither root nor the caller"
     return ""
 
 

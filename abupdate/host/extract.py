@@ -31,7 +31,7 @@ def extract(path: Path, folder: Path, open_: bundle.Open = bundle.decode, *, ide
         head = bundle.read_head(file.read, os.fstat(file.fileno()).st_size, open_)
         key = _content_key(head.signed, identity)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make {folder}: {error.strerror}") from error
         written: dict[str, Path] = {}
