@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from abupdate.errors import AbupdateError, Failed
+from abupdate.log import PlainFormatter, plain
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -79,7 +80,9 @@ def _run(arguments: list[str]) -> int:
 
 def _log(verbose: int, *, quiet: bool) -> None:
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="abupdate: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("abupdate: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _deafen() -> None:
@@ -99,8 +102,8 @@ def _report(error: AbupdateError, *, json_wanted: bool, verbose: int, cause: Bas
         import traceback
 
         traceback.print_exception(cause or error, file=sys.stderr)
-    line = " ".join(error.message.split())
-    _say(sys.stderr, f"abupdate: {line}" + (f" ({error.hint})" if error.hint else ""))
+    line = plain(" ".join(error.message.split()))
+    _say(sys.stderr, f"abupdate: {line}" + (f" ({plain(error.hint)})" if error.hint else ""))
     if json_wanted:
         import json
 

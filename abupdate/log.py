@@ -1,5 +1,23 @@
-"""One logger for operations and everything outward of them; it writes to standard error."""
+"""One logger for operations and everything outward of them, which writes to standard error; and text that is fit for a terminal."""
 
 import logging
+import re
 
 log = logging.getLogger("abupdate")
+# Controls but line feed, what turns the direction of text or cannot be seen, line and paragraph separators, halves of surrogates.
+_ACTING = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    """The text with everything but line feeds that a terminal would act on, or that would deceive its reader, as an escape."""
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class PlainFormatter(logging.Formatter):
+    """One line a message, whatever is in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        return plain(super().formatMessage(record)).replace("\n", "\\n")

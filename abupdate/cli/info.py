@@ -17,6 +17,7 @@ from abupdate.errors import ConfigError, Refused
 from abupdate.formats import bundle, rotation, signature
 from abupdate.formats import keyring as keyring_format
 from abupdate.formats.signature import Domain
+from abupdate.log import plain
 from abupdate.model import Keyring, Manifest, Signature
 
 
@@ -122,34 +123,38 @@ def _describe_signature(item: Signature, manifest_bytes: bytes, ring: Keyring | 
 
 def _print(document: dict[str, Any], manifest: Manifest) -> None:
     built = datetime.fromtimestamp(manifest.build_time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if manifest.build_time < 2**37 else "-"
-    print(f"{manifest.compatible} {manifest.version}")
-    print(f"  bundle            {document['bundle']}")
-    print(f"  size              {document['size_bytes']} bytes")
-    print(f"  built             {built}")
-    print(f"  security counter  {manifest.security_counter}")
-    print(f"  hardware          {', '.join(manifest.hardware_revisions) or 'every revision'}")
+    _line(f"{manifest.compatible} {manifest.version}")
+    _line(f"  bundle            {document['bundle']}")
+    _line(f"  size              {document['size_bytes']} bytes")
+    _line(f"  built             {built}")
+    _line(f"  security counter  {manifest.security_counter}")
+    _line(f"  hardware          {', '.join(manifest.hardware_revisions) or 'every revision'}")
     if manifest.min_updater:
-        print(f"  needs abupdate    {manifest.min_updater}")
+        _line(f"  needs abupdate    {manifest.min_updater}")
     if manifest.flags:
-        print(f"  flags             {', '.join(sorted(manifest.flags))}")
+        _line(f"  flags             {', '.join(sorted(manifest.flags))}")
     if manifest.sealing:
         count = len(manifest.sealing.recipients)
-        print(f"  sealed for        {count} recipient{'s' if count > 1 else ''}: {', '.join(document['sealed_for'])}")
+        _line(f"  sealed for        {count} recipient{'s' if count > 1 else ''}: {', '.join(document['sealed_for'])}")
     for line in manifest.description.splitlines():
-        print(f"  | {line}")
+        _line(f"  | {line}")
     for image in document["images"]:
-        print(
+        _line(
             f"  image {image['name']}: {image['kind']}, {image['size_bytes']} bytes in {image['chunks']} chunks "
             f"({image['zero_chunks']} zero), stored {image['codec']} in {image['stored_bytes']} bytes"
         )
     if document["chain"]:
-        print(f"  keyring chain     versions {document['chain'][0]} to {document['chain'][-1]}")
+        _line(f"  keyring chain     versions {document['chain'][0]} to {document['chain'][-1]}")
     for item in document["signatures"]:
         known = "" if item["roles"] is None else f", {' and '.join(item['roles']) or 'not in the keyring'}"
-        print(f"  signed by {item['key_id']}{known}{'' if item['valid'] else ': WRONG'}")
+        _line(f"  signed by {item['key_id']}{known}{'' if item['valid'] else ': WRONG'}")
     if not document["signatures"]:
-        print("  not signed")
+        _line("  not signed")
     if "accepted" in document:
         verdict = f"yes, as {document['role']}" if document["accepted"] else f"no: {document['reason']}"
         version = f" (keyring version {document['keyring_version']})" if document["keyring_version"] is not None else ""
-        print(f"  accepted by the keyring: {verdict}{version}")
+        _line(f"  accepted by the keyring: {verdict}{version}")
+
+
+def _line(text: str) -> None:
+    print(plain(text))

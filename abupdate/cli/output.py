@@ -6,10 +6,12 @@ import json
 from argparse import Namespace
 from collections.abc import Mapping
 
+from abupdate.log import plain
+
 
 def say(options: Namespace, document: Mapping[str, object], text: str) -> None:
     """Print the document with --json, else the text (nothing with -q)."""
     if options.json:
         print(json.dumps(document))
     elif not options.quiet:
-        print(text)
+        print(plain(text))

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
+from abupdate.log import plain
+
 _MAX_STATUS_BYTES = 512
 
 
@@ -43,7 +45,7 @@ class Notifier:
         """True when the datagram was taken."""
         if self._address is None:
             return False
-        line = " ".join(status.split()).encode(errors="replace")[:_MAX_STATUS_BYTES]
+        line = plain(" ".join(status.split())).encode(errors="replace")[:_MAX_STATUS_BYTES]
         message = b"\n".join(part for part in (word.encode(), b"STATUS=" + line if status else b"") if part)
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.setblocking(False)

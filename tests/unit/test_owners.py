@@ -61,7 +61,12 @@ def device(workstation: Workstation, kit: Kit) -> Workstation:
 
 
 def argv(verb: str, kit: Kit) -> tuple[str | Path, ...]:
-    return {"flash": ("flash", kit["v1"]), "info": ("info", kit["v1"]), "keyring": ("keyring", "show")}.get(verb, (verb,))
+    ways: dict[str, tuple[str | Path, ...]] = {
+        "flash": ("flash", kit["v1"]),
+        "info": ("info", kit["v1"]),
+        "keyring": ("keyring", "show"),
+    }
+    return ways.get(verb, (verb,))
 
 
 @pytest.mark.parametrize("spoil", [writable, strange, linked], ids=lambda spoil: spoil.__name__)
