@@ -93,7 +93,7 @@ def test_lines_of_a_description_are_marked(workstation: Workstation, kit: Kit) -
 
 def test_in_a_record(workstation: Workstation, kit: Kit) -> None:
     """What stands there was checked when it was written; who writes there now may be another."""
-    workstation.ok("flash", kit["v1"])
+    workstation.ok("flash", kit["v1"], "--no-activate")
     state = StateDir(workstation.state)
     known, _ = state.load()
     assert known is not None
