@@ -297,5 +297,7 @@ def test_info_and_doctor_name_the_keys(workstation: Workstation, kit: Kit, seale
     assert findings() == []
     give_keys(workstation, "device", "product")
     assert findings() == [("ok", f"this device opens what is sealed for {kit.recipient('device')}, {kit.recipient('product')}")]
+    (workstation.folder / "product.key").chmod(0o640)
+    assert [grade for grade, _ in findings()] == ["fail"]
     (workstation.folder / "product.key").unlink()
     assert [grade for grade, _ in findings()] == ["fail"]

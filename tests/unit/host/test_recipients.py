@@ -48,6 +48,17 @@ def test_a_key_that_openssl_has_made(tmp_path: Path) -> None:
     assert identity.key_id == key_id(identity.public_key)
 
 
+def test_a_private_key_that_others_can_read_is_refused_unless_it_is_a_test_key(tmp_path: Path) -> None:
+    for name, test in (("own", False), ("toy", True)):
+        private, _, made = recipients.generate(tmp_path / name, test=test)
+        private.chmod(0o640)
+        if test:
+            assert recipients.load_identity(private).key_id == made.key_id
+            continue
+        with pytest.raises(ConfigError, match="read by others"):
+            recipients.load_identity(private)
+
+
 def test_generate_on_the_command_line(tmp_path: Path) -> None:
     made = call("--json", "keys", "generate", "--recipient", tmp_path / "a").document
     assert (made["kind"], made["test"]) == ("recipient", False)
