@@ -7,7 +7,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,14 +40,21 @@ class FileArea:
             try:
                 write_all(fd, data, start, self.calls)
                 self.calls.fsync(fd)
-                # Whole pages, else the kernel keeps them and the comparison sees the cache instead of the medium.
-                first = start - start % mmap.PAGESIZE
-                self.calls.forget(fd, first, start - first + len(data) + mmap.PAGESIZE)
+                # The comparison must see the medium instead of the cache.
+                self._forget(fd, start, len(data))
             except OSError as error:
+                # The kernel may keep what never reached the medium, and everybody would read it as if it had.
+                with suppress(OSError):
+                    self._forget(fd, start, len(data))
                 if error.errno in (errno.EPERM, errno.EROFS):  # a read-only disk opens for writing and refuses the first write
                     raise unusable(self.location, error) from None
                 raise Failed(f"{self.location.device}: cannot write the U-Boot environment: {error.strerror}") from None
             compare(read_exactly(fd, start, self.location, calls=self.calls), data, self.location)
+
+    def _forget(self, fd: int, start: int, length: int) -> None:
+        """Take the range out of the page cache: whole pages, else the kernel keeps them."""
+        first = start - start % mmap.PAGESIZE
+        self.calls.forget(fd, first, start - first + length + mmap.PAGESIZE)
 
     def mark_obsolete(self) -> None:
         raise Failed(f"{self.location.device}: has no boolean flag")

@@ -692,7 +692,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "environment: read back from the cache",
         "abupdate/bootloaders/envfile.py",
-        "                self.calls.forget(fd, first, start - first + len(data) + mmap.PAGESIZE)\n",
+        "                # The comparison must see the medium instead of the cache.\n                self._forget(fd, start, len(data))\n",
         "",
         "the comparison sees what was meant, not what is there",
         _UBOOT,

@@ -149,3 +149,33 @@ def test_the_data_partition_fails_while_a_slot_is_written(device: FaultyDevice) 
     assert device.wait_up().slot == "A"
     settled_environment(device)
     finishes(device, "v2", "2.0.0")
+
+
+BLOCKS = """
+import fcntl, struct, sys
+with open("/data/env", "rb") as file:
+    for number in range(8):
+        block = bytearray(struct.pack("i", number))
+        fcntl.ioctl(file, 1, block)  # FIBMAP
+        print(*struct.unpack("i", block))
+"""
+
+
+def test_a_boot_store_in_a_file_shows_what_is_on_the_medium(device: FaultyDevice) -> None:
+    """After a failed write the kernel keeps the new content of a file in its cache, and nothing of it on the medium."""
+    device.check("cp /dev/disk/by-partlabel/env /run/env && head -c 16384 /run/env >/data/env && head -c 16384 /run/env >>/data/env; sync")
+    device.check("printf '/data/env 0x0 0x4000\\n/data/env 0x4000 0x4000\\n' >/data/fw_env.config; chmod 644 /data/fw_env.config")
+    device.check("sed 's|^kind.*|&\\nfw_env_config = \"/data/fw_env.config\"|' /etc/abupdate/config.toml >/data/config.toml")
+    device.check("fw_setenv -c /data/fw_env.config BOOT_ORDER 'A B' && fw_setenv -c /data/fw_env.config BOOT_B_LEFT 3 && sync")
+    blocks = [int(word) for word in device.check(f"python3 - <<'END'\n{BLOCKS}END").split()]
+    assert all(blocks)
+    seen = "abupdate -c /data/config.toml --json status"
+    with device.failing(*writes_fail(*(sector_of("data", block * 4096) for block in blocks))):
+        failed(device.run("abupdate -c /data/config.toml revert"), "cannot write the U-Boot environment: Input/output error")
+        status = json.loads(device.check(seen))
+        assert (status["primary"], status["situation"]) == ("A", "steady")
+        assert "BOOT_ORDER=A B" in device.check("fw_printenv -c /data/fw_env.config")
+    device.check("echo 3 >/proc/sys/vm/drop_caches")
+    assert json.loads(device.check(seen))["primary"] == "A", "the medium has never had anything else"
+    device.check("abupdate -c /data/config.toml revert")
+    assert json.loads(device.check(seen))["situation"] == "reboot-pending"
