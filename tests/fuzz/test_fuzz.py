@@ -8,8 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -23,14 +22,6 @@ SHORT_RUNS = 1000
 LONG_S = 20
 
 
-@pytest.fixture
-def measured() -> Iterator[None]:
-    """Memory is counted."""
-    tracemalloc.start()
-    yield
-    tracemalloc.stop()
-
-
 def fuzz(*argv: str) -> dict[str, tuple[int, int]]:
     """Run the fuzzer; executions and accepted inputs by target. A finding fails."""
     done = subprocess.run([sys.executable, "-m", "tests.fuzz", *argv], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -39,7 +30,6 @@ def fuzz(*argv: str) -> dict[str, tuple[int, int]]:
     return {name: (int(executions), int(accepted)) for name, executions, accepted in lines}
 
 
-@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_kept_input(name: str) -> None:
     """The seeds, most of which are accepted, and whatever was ever found; and a few changes of each."""
@@ -53,7 +43,6 @@ def test_every_kept_input(name: str) -> None:
             check(TARGETS[name], TARGETS[name].mutate(path.read_bytes(), chance, shapes.plain_change(chance)))
 
 
-@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_at_all(name: str) -> None:
     for data in (b"", b"\0", b"\xff" * 100):
@@ -86,7 +75,6 @@ def _ponders(data: bytes) -> bool:
     return True
 
 
-@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize(("run", "error"), [(_leaks, KeyError), (_hoards, AssertionError)])
 def test_a_fault_is_a_finding(run: Callable[[bytes], bool], error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -94,7 +82,6 @@ def test_a_fault_is_a_finding(run: Callable[[bytes], bool], error: type[Exceptio
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("measured")
 def test_a_hang_is_a_finding() -> None:
     with pytest.raises(AssertionError):
         check(Target(_ponders, shapes.mutate_plain, 10_000, 10), b"x")
