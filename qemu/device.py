@@ -50,6 +50,7 @@ class Device:
 
     folder: where its disk and console log go (a temporary one by default). cache: QEMU's cache mode of the disk.
     disk_options: more options of the disk's -drive. extra: more arguments of QEMU.
+    nodes: -blockdev arguments to have another disk instead; the last one is of the node `disk`.
     `stop`, `kill` and `power_cycle` cut the emulated power; what the guest wrote stays on the host, so none of them loses writes.
     """
 
@@ -61,6 +62,7 @@ class Device:
         memory_mib: int = 512,
         cache: str = "writeback",
         disk_options: str = "",
+        nodes: Sequence[str] = (),
         extra: Sequence[str] = (),
     ) -> None:
         self._own_folder = folder is None
@@ -68,7 +70,7 @@ class Device:
         self.folder = (folder or Path(tempfile.mkdtemp(prefix="device-", dir=DEVICES))).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._memory_mib, self._cache = memory_mib, cache
-        self._disk_options, self._extra = disk_options, tuple(extra)
+        self._disk_options, self._nodes, self._extra = disk_options, tuple(nodes), tuple(extra)
         self.disk = self.folder / "disk.qcow2"
         self.console = Console(self.folder / "console.log")
         self.monitor: Monitor | None = None
@@ -104,7 +106,8 @@ class Device:
         command += ["-drive", f"if=pflash,index=1,format=raw,readonly=on,file={self.folder}/flash.img,file.locking=off"]
         command += ["-drive", f"if=none,id=bundles,format=raw,readonly=on,file={self.folder}/bundles.img,file.locking=off"]
         command += ["-device", "virtio-blk-pci,drive=bundles,romfile="]
-        command += ["-drive", drive, "-device", "virtio-blk-device,drive=disk"]
+        command += [word for node in self._nodes for word in ("-blockdev", node)] or ["-drive", drive]
+        command += ["-device", "virtio-blk-device,drive=disk"]
         command += ["-device", "i6300esb,addr=1e.0", "-action", "watchdog=reset"]
         command += ["-chardev", f"socket,id=console,path={self._sockets}/console,server=on,wait=off", "-serial", "chardev:console"]
         command += ["-chardev", f"socket,id=qmp,path={self._sockets}/qmp,server=on,wait=off", "-mon", "chardev=qmp,mode=control"]

@@ -73,3 +73,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             if isinstance(value, Device):
                 report.sections.append((f"console of {name}", value.console.tail(80)))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the power cuts were, with their seeds, also where all is well."""
+    lines = [
+        f"{report.nodeid.split('::')[-1]}: {value}"
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+        for name, value in report.user_properties
+        if name == "power cuts" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("power cuts")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)
