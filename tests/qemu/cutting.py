@@ -107,7 +107,7 @@ def device_over(disk: VolatileDisk, place: Ground) -> Iterator[Device]:
 
 
 def tell(device: Device, mark: Callable[[Stage], None]) -> None:
-    """The whole story: 1.0.0 runs on A, 2.0.0 is flashed to B, tried, confirmed, and the device is switched off."""
+    """The whole story: 1.0.0 runs on A, 2.0.0 is flashed to B, tried and confirmed."""
     mark(Stage.FRESH)
     assert device.boot().slot == "A"
     settled_environment(device)
@@ -121,7 +121,7 @@ def tell(device: Device, mark: Callable[[Stage], None]) -> None:
     confirm(device)
     mark(Stage.CONFIRMED)
     settled_environment(device)
-    device.poweroff()
+    device.check("sync")
 
 
 def record_with_qemu(place: Ground) -> Recording:
@@ -242,7 +242,6 @@ def finish(device: Device, up: Up, *, expected: Finding) -> str:
     assert (status["attempt"]["phase"], status["primary"], status["trial"]) == ("confirmed", "B", None), status
     device.check("abupdate verify B", FLASH_TIMEOUT_S)
     assert device.environment()["preboot"] == FOREIGN["preboot"]
-    device.poweroff()
     return took
 
 
