@@ -38,6 +38,9 @@ class FileArea:
             fd = stack.enter_context(opened(self.location, os.O_RDWR | os.O_DSYNC, self.calls))
             start = self._start(fd)
             try:
+                # What U-Boot wrote to the other copy may still be in the disk's cache, since it flushes nothing: first that one goes to
+                # the medium, or a power cut could tear both.
+                self.calls.fsync(fd)
                 write_all(fd, data, start, self.calls)
                 self.calls.fsync(fd)
                 # The comparison must see the medium instead of the cache.

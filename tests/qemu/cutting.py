@@ -25,7 +25,7 @@ from tests.qemu.judge import NEW, Finding, Judge, Stage
 
 # In front of our variables, so that those lie in the second sector of a copy and its checksum in the first: a copy can tear.
 FOREIGN = {"preboot": "run distro; " + "x" * 520}
-_ENV_START = 18432 * 512
+_ENV_START, _DATA_START = 18432 * 512, 806912 * 512
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,33 @@ def finish(device: Device, up: Up, *, expected: Finding) -> str:
     device.check("abupdate verify B", FLASH_TIMEOUT_S)
     assert device.environment()["preboot"] == FOREIGN["preboot"]
     return took
+
+
+def record_boot_without_data(place: Ground) -> Recording:
+    """A boot whose data partition cannot be mounted, so that nothing is written or flushed but by U-Boot and for the environment."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # One boot was counted already, so that what the agent writes back is not what the copy held before.
+        counted = environment_copies({**FOREIGN, **ENVIRONMENT, "BOOT_A_LEFT": "2"}, Path(scratch))
+    before = (Write(_DATA_START, bytes(1 << 20)), Write(_ENV_START, counted))
+    disk = VolatileDisk(place.image)
+    for write in before:
+        disk.put(write.offset, write.data)
+    with contextlib.closing(disk), device_over(disk, place) as device:
+        assert device.boot().slot == "A"
+        settled_environment(device)
+        return Recording((*before, Flush(), *disk.events), ((0, Stage.FRESH),))
+
+
+def never_forced(recording: Recording) -> Recording:
+    """The same run on a disk that does not know what U-Boot wants flushed: U-Boot has no cache to switch off and sends no flush;
+    QEMU forces its writes to the medium, hardware does not."""
+    events: list[Event] = []
+    forced = False
+    for event in recording.events:
+        if not (forced and isinstance(event, Flush)):
+            events.append(Write(event.offset, event.data) if isinstance(event, Write) else event)
+        forced = isinstance(event, Write) and event.fua
+    return Recording(tuple(events), ((0, Stage.FRESH),))
 
 
 def seed_of_this_commit() -> int:

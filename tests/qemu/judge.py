@@ -188,6 +188,10 @@ class Judge:
 
     # ---- environment and hook
 
+    def environment_lost(self, medium: Medium) -> bool:
+        """Whether no copy of the environment is valid."""
+        return self._environment(medium).values is None
+
     def _environment(self, medium: Medium) -> _Environment:
         start, _ = self._places["env"]
         copies = tuple(medium.read(start + offset, COPY_BYTES) for offset in COPIES)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu.powerloss import Cut, Replay, Write
+from qemu.powerloss import Cut, Flush, Replay, Write
 from tests.qemu.cutting import (
     Agent,
     Ground,
@@ -23,7 +23,9 @@ from tests.qemu.cutting import (
     cuts_of,
     ground,
     in_environment,
+    never_forced,
     record,
+    record_boot_without_data,
     record_flash,
     record_with_qemu,
     seed_of_this_commit,
@@ -44,8 +46,8 @@ BOTH_COPIES = Agent(
         ("bootloaders/envfile.py", "os.O_RDWR | os.O_DSYNC", "os.O_RDWR"),
         (
             "bootloaders/envfile.py",
-            "                write_all(fd, data, start)\n                os.fsync(fd)\n",
-            "                write_all(fd, data, start)\n",
+            "                self.calls.fsync(fd)\n                write_all(fd, data, start, self.calls)\n                self.calls.fsync(fd)\n",
+            "                write_all(fd, data, start, self.calls)\n",
         ),
         (
             "bootloaders/uboot.py",
@@ -141,12 +143,14 @@ def boot_some(place: Ground, judge: Judge, story: Recording, part: int, counts: 
             took = boot_after(place, medium, finding)
         assert took == "flash" or cut.done >= armed
         done.append(f"{cut}: slot {finding.boots}, then {took}")
+        print(done[-1], flush=True)
     replay.medium.close()
     for _ in range(live):
         number, seed = chance.randrange(len(story.writes) - 5), chance.getrandbits(32)
         finding, took = cut_live(place, judge, number, seed)
         assert not finding.faults, f"live cut at write {number}, seed {seed}: {finding.faults}"
         done.append(f"live at write {number}, seed {seed}: slot {finding.boots}, then {took}")
+        print(done[-1], flush=True)
     return f"booted and brought to the end (seed {SEED}, part {part}): " + " | ".join(done)
 
 
@@ -177,3 +181,20 @@ def test_an_agent_with_a_bug_is_found(place: Ground, judge: Judge, agent: Agent,
     seen = [cut for cut, finding in found if any(fault in said for said in finding.faults)]
     assert seen, f"not found: {agent.name}"
     record_property("power cuts", f"{agent.name}: found by {len(seen)} of {len(found)} cuts, seed {SEED}, first {seen[0]}")
+
+
+def test_commit_waits_for_what_uboot_left_in_the_cache(place: Ground, judge: Judge, record_property: Report) -> None:
+    """U-Boot has counted in one copy and flushed nothing; the agent's first commit overwrites the other one."""
+    recording = never_forced(record_boot_without_data(place))
+    assert sum(in_environment(event) for event in recording.events) >= 2
+    replay = Replay(place.image, recording.events)
+    lost: list[Cut] = []
+    begun = recording.events.index(Flush()) + 1
+    cuts = [cut for cut in cuts_of(recording, OFFLINE, SEED) if cut.done >= begun]
+    for cut in cuts:
+        with replay.after(cut) as medium:
+            if judge.environment_lost(medium):
+                lost.append(cut)
+    replay.medium.close()
+    assert not lost, f"seed {SEED}: {len(lost)} of {len(cuts)} cuts, first {lost[0]}"
+    record_property("power cuts", f"U-Boot's write in the cache: {len(cuts)} cuts over {len(recording.events)} events, seed {SEED}")
