@@ -684,9 +684,17 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "environment: not flushed",
         "abupdate/bootloaders/envfile.py",
-        "                self.calls.fsync(fd)\n",
-        "",
+        "                write_all(fd, data, start, self.calls)\n                self.calls.fsync(fd)\n",
+        "                write_all(fd, data, start, self.calls)\n",
         "the order of what a cut leaves is the device's",
+        _UBOOT,
+    ),
+    Mutant(
+        "environment: the other copy not flushed before",
+        "abupdate/bootloaders/envfile.py",
+        "                self.calls.fsync(fd)\n                write_all(fd, data, start, self.calls)\n",
+        "                write_all(fd, data, start, self.calls)\n",
+        "what U-Boot left in the cache and the new copy can both be torn",
         _UBOOT,
     ),
     Mutant(

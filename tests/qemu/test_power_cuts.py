@@ -40,15 +40,12 @@ OFFLINE, OFFLINE_SLOW = 500, 4000
 PARTS, PARTS_SLOW = 2, 5
 BOOTED, BOOTED_SLOW = (2, 1, 1), (5, 1, 1)
 
+_WRITE, _FLUSH = "                write_all(fd, data, start, self.calls)\n", "                self.calls.fsync(fd)\n"
 BOTH_COPIES = Agent(
     "both copies of the environment are written without a flush between",
     (
         ("bootloaders/envfile.py", "os.O_RDWR | os.O_DSYNC", "os.O_RDWR"),
-        (
-            "bootloaders/envfile.py",
-            "                self.calls.fsync(fd)\n                write_all(fd, data, start, self.calls)\n                self.calls.fsync(fd)\n",
-            "                write_all(fd, data, start, self.calls)\n",
-        ),
+        ("bootloaders/envfile.py", _FLUSH + _WRITE + _FLUSH, _WRITE),
         (
             "bootloaders/uboot.py",
             "    area.write(encode(environment, area",

@@ -538,12 +538,12 @@ class Noted(LinuxCalls):
         super().forget(fd, offset, length)
 
 
-def test_a_copy_is_flushed_and_read_back_from_the_medium(tmp_path: Path) -> None:
+def test_a_copy_is_written_after_a_flush_flushed_and_read_back_from_the_medium(tmp_path: Path) -> None:
     env = tmp_path / "env"
     env.write_bytes(bytes(0x8000))
     calls = Noted()
     FileArea(EnvLocation(str(env), 0x1200, SIZE), tmp_path, calls=calls).write(b"b" * SIZE)
-    assert calls.notes == ["open synchronous", "write 0x1200", "fsync", "forget 0x1000 to 0x4200", "read 0x1200"]
+    assert calls.notes == ["open synchronous", "fsync", "write 0x1200", "fsync", "forget 0x1000 to 0x4200", "read 0x1200"]
     assert env.read_bytes() == bytes(0x1200) + b"b" * SIZE + bytes(0x8000 - 0x1200 - SIZE)
 
 
