@@ -152,10 +152,14 @@ class CheckRun:
         # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count address space that Go, Java and node merely reserve.
         wanted = {resource.RLIMIT_DATA: self._memory_bytes, resource.RLIMIT_CPU: cpu_s, resource.RLIMIT_CORE: 0}
         bounds = {kind: _bounded(kind, value) for kind, value in wanted.items()}
+        ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
 
         def limits() -> None:
             for kind, pair in bounds.items():
                 resource.setrlimit(kind, pair)
+            # Whoever started this process in the background may have had signals ignored.
+            for number in ignored:
+                signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             with contextlib.suppress(OSError):
                 score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
