@@ -32,11 +32,6 @@ class Signing:
     ring: Keyring
     tallies: tuple[Tally, ...]
 
-    @property
-    def complete(self) -> bool:
-        """Enough root keys of each version that was looked at have signed."""
-        return not any(tally.lacks for tally in self.tallies)
-
 
 def rotate(old: Path, path: Path, changes: Mapping[RoleName, RoleChange], revoked: Sequence[str], signers: Sequence[Signer]) -> Signing:
     """Write version N+1 of the keyring `old`, durably, signed by as many root keys of N and N+1 as are at hand.
