@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from images import disk, trees
 from images.cache import TREE, Cache, Input, run, say
 
 KEYS = TREE / "images/keys"
+OLD_RELEASE = TREE / "tests/releases/abupdate-0.1.0-py3-none-any.whl"
 COMPATIBLE = "abu-qemu"
 LEVEL = 3
 
@@ -25,7 +27,7 @@ class Variant:
 
     counter: its security counter (1.0.0 has 10). key: who signs; signed: whether the signature is left in. compatible: for which device.
     initramfs_fault: where /init goes wrong. kernel: bytes instead of vmlinuz. files: put into the root file system (None: removed),
-    those under health.d executable.
+    those under health.d executable. agent: the wheel of this project that is installed instead of this tree's.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Variant:
     initramfs_fault: str = ""
     kernel: bytes | None = None
     files: Mapping[str, bytes | None] = field(default_factory=dict)
+    agent: Path | None = None
 
 
 def _fault(name: str) -> dict[str, bytes | None]:
@@ -52,6 +55,7 @@ VARIANTS = (
     Variant("v1", "1.0.0", 10, "what slot A holds from the factory"),
     Variant("v2", "2.0.0", 20, "a good update"),
     Variant("v3", "3.0.0", 30, "one more good update"),
+    Variant("old-release", "2.0.0", 20, "a good update with the agent of an earlier release", agent=OLD_RELEASE),
     Variant("petter", "3.0.0", 30, "good, with a watchdog that the initramfs must keep petting", initramfs_fault="petter"),
     Variant("old", "0.9.0", 5, "a lower security counter than 1.0.0"),
     Variant("other-device", "2.0.0", 20, "for another kind of device", compatible="abu-other"),
@@ -97,9 +101,24 @@ def abupdate() -> Path:
     return Path(sys.executable).parent / "abupdate"
 
 
+def agent_files(wheel: Path) -> dict[str, bytes | None]:
+    """What turns this tree's package on the device into the wheel's: sources and their compiled forms, and what came later removed."""
+    site = "/usr/local/lib/python3.11/dist-packages"
+    names = [path.relative_to(TREE).as_posix() for path in (TREE / "abupdate").rglob("*.py")]
+    files: dict[str, bytes | None] = {f"{site}/{form}": None for name in names for form in (name, trees.compiled_name(name))}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.startswith("abupdate/") and name.endswith(".py"):
+                files[f"{site}/{name}"] = source = archive.read(name)
+                files[f"{site}/{trees.compiled_name(name)}"] = trees.compiled(source, name)
+    return files
+
+
 def _make(variant: Variant, boot: Path, rootfs: Path, ring: Path, folder: Path) -> None:
     images = {"boot": boot, "rootfs": rootfs}
     rootfs_files = {"/etc/abu-version": f"{variant.version}\n".encode(), **variant.files}
+    if variant.agent is not None:
+        rootfs_files |= agent_files(variant.agent)
     boot_files: dict[str, bytes | None] = {}
     if variant.kernel is not None:
         boot_files["/vmlinuz"] = variant.kernel
@@ -157,7 +176,7 @@ def bundles_disk(cache: Cache, boot: Path, rootfs: Path, ring: Path) -> Path:
         rootfs.parent.name,
         ring.name,
     ]
-    code += [TREE / "abupdate/host", TREE / "abupdate/formats"]
+    code += [TREE / "abupdate/host", TREE / "abupdate/formats", OLD_RELEASE]
 
     def make_one(variant: Variant) -> Path:
         return cache.step(f"bundle-{variant.name}", code, lambda folder: _make(variant, boot, rootfs, ring, folder), variant.about)

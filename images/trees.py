@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import compileall
+import importlib.util
+import marshal
 import os
 import py_compile
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 from images.cache import TREE, run
@@ -142,6 +145,18 @@ def compile_python(folder: Path) -> None:
     """Compile to .pyc that are never checked against their source: file times do not matter."""
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(folder, quiet=2, invalidation_mode=mode, stripdir=str(folder), workers=os.cpu_count() or 1)
+
+
+def compiled_name(name: str) -> str:
+    """Where the compiled form of a source lies: `a/b.py` -> `a/__pycache__/b.cpython-311.pyc`."""
+    path = Path(name)
+    return str(path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc")
+
+
+def compiled(source: bytes, name: str) -> bytes:
+    """The compiled form of one source, as `compile_python` leaves it."""
+    digest = importlib.util.source_hash(source)
+    return importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + digest + marshal.dumps(compile(source, name, "exec", dont_inherit=True))
 
 
 def root_tree(base: Path, project: Path, keyring: Path, version: str, root: Path) -> None:
