@@ -255,7 +255,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    return steps if facts.outside is None else (*steps, RaiseFloor(risen))",
         "    return steps if facts.outside is None else (RaiseFloor(risen), *steps)",
         "after a cut the slot to fall back to is below the floor",
-        _FLOOR,
+        _MACHINE,
     ),
     Mutant(
         "floor: a copy that knows better is saved over",
@@ -402,7 +402,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    met = keyring.approvals(envelope.manifest_bytes, envelope.signatures, ring)\n    signed = bundle.decode(envelope)\n",
         "    signed = bundle.decode(envelope)\n    met = keyring.approvals(envelope.manifest_bytes, envelope.signatures, ring)\n",
         "a parser sees what nobody signed",
-        _BUNDLE,
+        ("tests/formats/test_chain.py", *_BUNDLE),
     ),
     Mutant(
         "rotation: the old root keys are not asked",

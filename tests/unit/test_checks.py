@@ -285,36 +285,36 @@ echo $$ $(ps -o sid=,pgid= -p $$) > {tmp_path}/session
 @pytest.mark.parametrize(
     "start",
     [
-        "env -i /usr/bin/setsid /bin/sleep 4711.41 <&- >&- 2>&- &",
-        "(setsid sh -c '(setsid sleep 4711.41 &) ; exec sleep 4711.41' >/dev/null 2>&1 &)",
-        "setsid sh -c 'trap \"\" TERM HUP; sleep 4711.41 & wait' &",
+        f"env -i /usr/bin/setsid /bin/sleep {NAP}.41 <&- >&- 2>&- &",
+        f"(setsid sh -c '(setsid sleep {NAP}.41 &) ; exec sleep {NAP}.41' >/dev/null 2>&1 &)",
+        f"setsid sh -c 'trap \"\" TERM HUP; sleep {NAP}.41 & wait' &",
     ],
     ids=["no environment and no pipe", "forked twice", "holds the pipe"],
 )
 def test_a_daemon_does_not_outlive_its_program(script: Script, start: str) -> None:
     """It has left the group, and even its environment."""
-    before = len(alive("4711.41"))
+    before = len(alive(f"{NAP}.41"))
     assert before == 0
     assert one(script("10-daemon", f"{start}\nsleep 0.1; exit 0"), timeout_s=10).health is Health.OK
-    assert gone("4711.41")
+    assert gone(f"{NAP}.41")
 
 
 def test_a_small_fork_bomb_leaves_nothing(script: Script) -> None:
     """Every process starts two others in sessions of their own, five times over, and none of them ends by itself."""
-    body = 'n=${1:-0}; [ "$n" -lt 5 ] && for i in 1 2; do setsid "$0" $((n + 1)) 4711.42 & done; sleep 4711.42'
+    body = 'n=${1:-0}; [ "$n" -lt 5 ] && for i in 1 2; do setsid "$0" $((n + 1)) {NAP}.42 & done; sleep {NAP}.42'
     started = time.monotonic()
     assert one(script("10-bomb", body)).reason == "no answer within 0.5 s"
-    assert gone("4711.42")
+    assert gone(f"{NAP}.42")
     assert time.monotonic() - started < 10
 
 
 def test_children_of_others_are_left_alone(script: Script) -> None:
-    with subprocess.Popen(["sleep", "4711.43"]) as mine:
-        assert one(script("10-a", "(sleep 4711.44 &); exit 0"), timeout_s=10).health is Health.OK
+    with subprocess.Popen(["sleep", f"{NAP}.43"]) as mine:
+        assert one(script("10-a", f"(sleep {NAP}.44 &); exit 0"), timeout_s=10).health is Health.OK
         assert mine.poll() is None
         mine.kill()
         assert mine.wait() == -9
-    assert gone("4711.44")
+    assert gone(f"{NAP}.44")
 
 
 def test_no_programs(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from abupdate.model import (
     CommitBoot,
     Facts,
     Phase,
+    RaiseFloor,
     ReadBack,
     RebuildBoot,
     Record,
@@ -281,6 +282,14 @@ def test_confirm_commits_the_store_before_the_record_and_raises_the_floor() -> N
     assert after.record is not None
     assert after.record.attempt is not None
     assert after.record.attempt.phase is Phase.CONFIRMED
+
+
+def test_the_copy_of_the_floor_outside_rises_last() -> None:
+    """It never falls again: raised before the store shows the confirmation, a cut would leave the slot to fall back to below it."""
+    now = replace(facts(ON_TRIAL, "B", armed(BEFORE)), outside=0)
+    steps = machine.decide(now, Confirm())
+    assert [type(step) for step in steps] == [CommitBoot, SaveRecord, RaiseFloor]
+    assert steps[-1] == RaiseFloor(2)
 
 
 @pytest.mark.parametrize(
