@@ -301,7 +301,7 @@ def test_a_daemon_does_not_outlive_its_program(script: Script, start: str) -> No
 
 def test_a_small_fork_bomb_leaves_nothing(script: Script) -> None:
     """Every process starts two others in sessions of their own, five times over, and none of them ends by itself."""
-    body = 'n=${1:-0}; [ "$n" -lt 5 ] && for i in 1 2; do setsid "$0" $((n + 1)) {NAP}.42 & done; sleep {NAP}.42'
+    body = 'n=${1:-0}; [ "$n" -lt 5 ] && for i in 1 2; do setsid "$0" $((n + 1)) {NAP}.42 & done; sleep {NAP}.42'.replace("{NAP}", NAP)
     started = time.monotonic()
     assert one(script("10-bomb", body)).reason == "no answer within 0.5 s"
     assert gone(f"{NAP}.42")
