@@ -843,4 +843,37 @@ MUTANTS: tuple[Mutant, ...] = (
         "the next update overwrites the record",
         _CONFIG,
     ),
+    # -- the floor's copy in a TPM, and what a health program leaves behind
+    Mutant(
+        "confirm: the copy outside before the boot store",
+        "abupdate/machine.py",
+        "(*steps, RaiseFloor(risen))",
+        "(RaiseFloor(risen), *steps)",
+        "a cut leaves a copy above what was ever confirmed",
+        _MACHINE,
+    ),
+    Mutant(
+        "tpm: the index is lowered",
+        "abupdate/devices/tpm.py",
+        "if self._read(end_s) >= counter:",
+        "if self._read(end_s) == counter:",
+        "an older confirmation forgets a newer one",
+        (f"{_UNIT}/test_floor.py",),
+    ),
+    Mutant(
+        "tpm: what another program keeps is believed",
+        "abupdate/devices/tpm.py",
+        "    if data != encode(counter):",
+        "    if len(data) != SIZE_BYTES:",
+        "an erased index locks every update out",
+        (f"{_UNIT}/test_floor.py",),
+    ),
+    Mutant(
+        "health: orphans are left to init",
+        "abupdate/health/checks.py",
+        "        _adopt_orphans(adopt=True)",
+        "        _adopt_orphans(adopt=False)",
+        "every round leaves a daemon running",
+        _CHECKS,
+    ),
 )

@@ -778,3 +778,48 @@ def test_a_store_that_cannot_be_replaced_gets_no_leave_to_be_rebuilt() -> None:
         now = apply(now, (step,))
     with pytest.raises(StoreUnreadable):
         machine.rebuild(replace(now, boot=None))
+
+
+# -- the floor's copies
+
+
+def test_confirm_raises_the_copy_outside_last() -> None:
+    """Cut before it, and it is behind; never ahead of what the boot store shows as confirmed."""
+    now = facts(ON_TRIAL, "B", armed(BEFORE), outside=0)
+    steps = machine.decide(now, Confirm())
+    assert [type(step) for step in steps] == [CommitBoot, SaveRecord, RaiseFloor]
+    assert steps[-1] == RaiseFloor(2)
+    assert [type(step) for step in machine.decide(replace(now, outside=None), Confirm())] == [CommitBoot, SaveRecord]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_a_cut_in_confirm_leaves_no_copy_ahead_and_the_next_start_raises_the_rest(count: int) -> None:
+    now = facts(ON_TRIAL, "B", armed(BEFORE), outside=0)
+    steps = machine.decide(now, Confirm())
+    for step in steps[:count]:
+        now = replace(now, outside=step.counter) if isinstance(step, RaiseFloor) else apply(now, [step])
+    assert now.boot is not None
+    confirmed = now.boot.trial is None
+    assert machine.floor(now) == (2 if confirmed else 0)
+    if confirmed:
+        now = apply(settled(now), machine.lagging(settled(now)))
+        assert now.boot is not None
+        assert now.record is not None
+        assert (now.boot.floor, now.record.floor) == (2, 2)
+        assert count == 3 or RaiseFloor(2) in machine.lagging(now)
+
+
+@pytest.mark.parametrize("boot", [ON_TRIAL, USED_UP, None, replace(STEADY, fresh=True)])
+def test_copies_are_raised_in_the_steady_state_alone(boot: BootState | None) -> None:
+    assert machine.lagging(facts(boot, "A", record(floor=5), outside=0)) == ()
+    steady = machine.lagging(facts(STEADY, "A", record(floor=5), outside=0))
+    assert [type(step) for step in steady] == [CommitBoot, RaiseFloor]
+    assert machine.lagging(facts(replace(STEADY, floor=5), "A", record(floor=5), outside=5)) == ()
+
+
+def test_every_record_that_is_saved_keeps_the_floor() -> None:
+    now = facts(replace(STEADY, floor=4), "A", record(floor=1), witnessed=7)
+    for request in (Write("B", "bb", "2.0", 9), Start()):
+        saved = [step.record.floor for step in machine.decide(now, request) if isinstance(step, SaveRecord)]
+        assert set(saved) <= {7}
+    assert [step.record.floor for step in machine.decide(now, Write("B", "bb", "2.0", 9)) if isinstance(step, SaveRecord)] == [7, 7]
