@@ -845,14 +845,6 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # -- the floor's copy in a TPM, and what a health program leaves behind
     Mutant(
-        "confirm: the copy outside before the boot store",
-        "abupdate/machine.py",
-        "(*steps, RaiseFloor(risen))",
-        "(RaiseFloor(risen), *steps)",
-        "a cut leaves a copy above what was ever confirmed",
-        _MACHINE,
-    ),
-    Mutant(
         "tpm: the index is lowered",
         "abupdate/devices/tpm.py",
         "if self._read(end_s) >= counter:",
