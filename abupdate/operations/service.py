@@ -85,6 +85,7 @@ class Service:
         self._settled = False
         self._wanted = False
         self._next_pet_s = 0.0
+        self._granted_s = numbers.pet_timeout_s
 
     def run(self) -> int:
         """Serve until SIGTERM (the ordered reboot's too), a reboot that nobody carries out (exit 1), or the confirmation (trial_only)."""
@@ -119,6 +120,9 @@ class Service:
             self._announcer.ready("watching")
         if self._trial_only:
             if self._watchdog is not None:
+                # The next process has as long as a boot has: on a busy device it starts slowly, and nobody pets until then.
+                with contextlib.suppress(AbupdateError):
+                    self._watchdog.set_timeout(max(self._numbers.boot_timeout_s, self._numbers.pet_timeout_s))
                 self._watchdog.hand_over()
             return 0
         return self._watching()
@@ -284,7 +288,7 @@ class Service:
                 self._try_watchdog()
             return
         if force or now_s >= self._next_pet_s:
-            self._next_pet_s = now_s + min(2.0, self._numbers.pet_timeout_s / 4)
+            self._next_pet_s = now_s + min(2.0, self._granted_s / 4)
             try:
                 self._watchdog.pet()
             except AbupdateError as error:
@@ -299,6 +303,7 @@ class Service:
         self._watchdog = watchdog
         try:
             granted = watchdog.set_timeout(self._numbers.pet_timeout_s)
+            self._granted_s = granted or self._numbers.pet_timeout_s
             if granted and granted != self._numbers.pet_timeout_s:
                 log.warning("watchdog: asked for %d s, granted %d s", self._numbers.pet_timeout_s, granted)
             watchdog.pet()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qemu.device import Ran
-from tests.qemu.faulty_disk import ENVIRONMENT, FaultyDevice, journal_sectors, sector_of, writes_fail
+from tests.qemu.faulty_disk import ENVIRONMENT, FaultyDevice, Rule, journal_sectors, sector_of, writes_fail
 from tests.qemu.guest import FLASH_TIMEOUT_S, confirm, flash, settled_environment, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(500)]
@@ -133,11 +133,11 @@ def test_one_copy_of_the_boot_store_cannot_be_written(device: FaultyDevice) -> N
     assert {name: value for name, value in device.environment().items() if name != "n"} == before
 
 
-def test_the_data_partition_fails_while_a_slot_is_written(device: FaultyDevice) -> None:
-    """Its journal cannot be written any more, so the kernel makes it read-only: step 7 cannot be recorded, and nothing is armed."""
+def ends_and_is_finished_later(device: FaultyDevice, *rules: Rule) -> None:
+    """The medium fails by these rules while a slot is written: exit 1, nothing armed, and a flash after the fault ends the job."""
     device.type("abupdate flash --progress json /bundles/v2.abu; echo flash-ended $?")
     device.wait(r'"phase": "write", "done_bytes": [1-9]\d{6,}', 120)
-    with device.failing(*writes_fail(*journal_sectors(device))):
+    with device.failing(*rules):
         device.wait(r"^flash-ended 1\n", FLASH_TIMEOUT_S)
         nothing_armed(device, "A")
         assert device.status()["slots"]["B"]["state"] == "writing"
@@ -149,6 +149,17 @@ def test_the_data_partition_fails_while_a_slot_is_written(device: FaultyDevice) 
     assert device.wait_up().slot == "A"
     settled_environment(device)
     finishes(device, "v2", "2.0.0")
+
+
+def test_the_data_partition_fails_while_a_slot_is_written(device: FaultyDevice) -> None:
+    """Its journal cannot be written any more, so the kernel makes it read-only: step 7 cannot be recorded, and nothing is armed."""
+    ends_and_is_finished_later(device, *writes_fail(*journal_sectors(device)))
+
+
+@pytest.mark.slow
+def test_no_flush_succeeds_while_a_slot_is_written(device: FaultyDevice) -> None:
+    """Every write is taken, and what is volatile cannot be made durable."""
+    ends_and_is_finished_later(device, {"event": "none", "iotype": "flush", "errno": 5, "once": False})
 
 
 BLOCKS = """

@@ -50,6 +50,7 @@ class Bench:
         self.busy_opens = 0
         self.absent = False
         self.disarm_problem = ""
+        self.granted_s = 0
         self.pet_fails = False
         self.stop_at_reboot = False
         (root / "proc/sys/kernel/random").mkdir(parents=True)
@@ -88,6 +89,7 @@ class Bench:
         going_down: bool = False,
         trial_only: bool = False,
         window_s: float = 1e9,
+        pet_timeout_s: int = 1,
         watch: Callable[[], TrialWatch] | None = None,
     ) -> int:
         """Run the service to its end; ticks beyond 400 are a failure."""
@@ -102,7 +104,7 @@ class Bench:
             reboot_now=lambda: self.events.append("reboot now"),
             going_down=lambda: going_down,
         )
-        numbers = Numbers(window_s, boot_timeout_s=120, pet_timeout_s=1)
+        numbers = Numbers(window_s, boot_timeout_s=120, pet_timeout_s=pet_timeout_s)
         return Service(self.board(), watch or self.make_watch, hardware, self, numbers, trial_only=trial_only).run()
 
     def terminate_at(self, tick: int) -> None:
@@ -131,7 +133,7 @@ class Bench:
 
     def set_timeout(self, asked_s: int) -> int:
         self.events.append(f"timeout {asked_s}")
-        return asked_s
+        return self.granted_s or asked_s
 
     def pet(self) -> None:
         if self.pet_fails:
@@ -266,7 +268,7 @@ def test_a_healthy_window_ends_with_a_confirmation(on_trial: Bench) -> None:
     assert "BOOT_TRIAL" not in printed
     assert bench.pets > 1
     # --trial: armed for the next process.
-    assert bench.events == ["open", "timeout 1", "ready: on trial", "hand over"]
+    assert bench.events == ["open", "timeout 1", "ready: on trial", "timeout 120", "hand over"]
 
 
 def test_a_critical_health_program_ends_the_trial_at_once(on_trial: Bench) -> None:
@@ -425,6 +427,16 @@ def test_a_watchdog_that_is_busy_at_first(on_trial: Bench) -> None:
     assert bench.pets > 0
 
 
+def test_a_watchdog_that_grants_less_than_asked_is_petted_as_often_as_it_needs(on_trial: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench = on_trial
+    bench.granted_s = 1
+    start_s = now_s()
+    bench.on_tick = lambda tick: os.kill(os.getpid(), signal.SIGTERM) if now_s() - start_s > 1.2 else None
+    assert bench.serve(hinted=True, pet_timeout_s=30) == 0
+    assert bench.pets >= 4, "every quarter of the granted second, not every two seconds"
+    assert "asked for 30 s, granted 1 s" in caplog.text
+
+
 def test_a_watchdog_that_can_no_longer_be_petted_is_said_once(on_trial: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench = on_trial
     bench.on_tick = lambda tick: setattr(bench, "pet_fails", True) if tick == 2 else None
@@ -556,7 +568,7 @@ def test_a_watchdog_that_somebody_else_holds_on_a_confirmed_slot_is_left_to_them
 
 def test_trial_only_on_a_confirmed_slot_hands_over_at_once(bench: Bench) -> None:
     assert bench.serve(running=True, trial_only=True) == 0
-    assert bench.events == ["open", "timeout 1", "ready: watching", "hand over"]
+    assert bench.events == ["open", "timeout 1", "ready: watching", "timeout 120", "hand over"]
 
 
 # ---- the start: outcome, refill, marker
