@@ -3,220 +3,138 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from abupdate import machine
-from abupdate.model import Phase, Situation, SlotState
-from tests.sim.device import V1, V2, V3, Device, new_device, power_up, reboot, slot_content
-from tests.sim.explore import Scenario, summary
+from tests.sim import goals
+from tests.sim.blocks import Block
+from tests.sim.contents import nature, release
+from tests.sim.device import Device, durable, new_device, power_up, reboot
+from tests.sim.judge import Scenario
+from tests.sim.stores import EnvStore
 
 FACTORY = frozenset({("A", "1.0")})
 BOTH = frozenset({("A", "1.0"), ("B", "2.0")})
+V1, V2, V3 = (release(number) for number in (1, 2, 3))
 
 
-def scenarios(folder: Path) -> tuple[Scenario, ...]:
-    """All of them; `folder` holds the fw_env.config and the lock of the environment."""
+@dataclass(frozen=True)
+class Ways:
+    """How a device comes to stand just before an operation. folder: holds fw_env.config and the environment's lock."""
 
-    def factory() -> Device:
-        return new_device(folder)
+    folder: Path
 
-    def running() -> Device:
-        device = factory()
+    def factory(self, store: EnvStore) -> Device:
+        """As it leaves the factory."""
+        return new_device(store, self.folder, V1)
+
+    def running(self, store: EnvStore) -> Device:
+        """The service has run once."""
+        device = self.factory(store)
         device.service()
         return device
 
-    def armed() -> Device:
-        device = running()
+    def armed(self, store: EnvStore) -> Device:
+        """V2 waits on B for a reboot."""
+        device = self.running(store)
         device.flash(V2)
         return device
 
-    def on_trial() -> Device:
-        device = reboot(armed())
+    def on_trial(self, store: EnvStore) -> Device:
+        """V2 runs on trial on B."""
+        device = reboot(self.armed(store))
         device.service()
         return device
 
-    def both_good() -> Device:
+    def both_good(self, store: EnvStore) -> Device:
         """V2 runs confirmed on B, V1 is good on A."""
-        device = on_trial()
+        device = self.on_trial(store)
         device.confirm()
         return device
 
-    def written() -> Device:
-        device = running()
+    def written(self, store: EnvStore) -> Device:
+        """V2 is written on B and not armed."""
+        device = self.running(store)
         device.flash(V2, activate=False)
         device = reboot(device)
         device.service()
         return device
 
-    def fallen_back() -> Device:
-        device = armed()
+    def fallen_back(self, store: EnvStore) -> Device:
+        """V2 used its tries up; nobody has dealt with it."""
+        device = self.armed(store)
         for _ in range(4):
             device = reboot(device, reset="watchdog")
         return device
 
-    def destroyed() -> Device:
-        device = both_good()
-        device.media.slots["B"].sectors[0] = b"mold"
-        return power_up(device.media, folder, frozenset("A"))
+    def destroyed(self, store: EnvStore) -> Device:
+        """The confirmed slot B does not start any more."""
+        device = self.both_good(store)
+        part = device.machine.part("B.boot")
+        assert isinstance(part, Block)
+        device.machine.put("B.boot", Block.of(part.nature, b"mold" + part.content[4:]))
+        return power_up(durable(device.machine.parts), store, self.folder, frozenset("A"))
 
-    def torn_store(first: Callable[[], Device]) -> Callable[[], Device]:
-        def prepare() -> Device:
-            device = reboot(first())
-            device.service()
-            for number in range(4):
-                device.media.env.sectors[number] = b"\xff" * 512
-            return power_up(device.media, folder)
+    def torn_on_a(self, store: EnvStore) -> Device:
+        """The store is gone while A runs."""
+        return self._torn(reboot(self.running(store)))
 
-        return prepare
+    def torn_on_b(self, store: EnvStore) -> Device:
+        """The store is gone while B is the good one; U-Boot's default starts A."""
+        return self._torn(reboot(self.both_good(store)))
 
-    def forgetful() -> Device:
-        """One block of slot B never keeps what is written to it, and no write fails."""
-        device = running()
-        device.media.slots["B"].deaf = frozenset({2})
+    def _torn(self, device: Device) -> Device:
+        device.service()
+        device.machine.put("env", device.store.media.blank())
+        return power_up(durable(device.machine.parts), device.store, self.folder)
+
+    def forgetful(self, store: EnvStore) -> Device:
+        """One sector of slot B never keeps what is written to it, and no write fails."""
+        device = self.running(store)
+        part = device.machine.part("B.rootfs")
+        assert isinstance(part, Block)
+        device.machine.put("B.rootfs", Block.of(replace(nature("B", "rootfs"), deaf=frozenset({4096})), part.content))
         return device
 
-    def started() -> Device:
-        return reboot(both_good())
+    def started(self, store: EnvStore) -> Device:
+        """A further boot of B, whose boots the hook has counted."""
+        return reboot(self.both_good(store))
+
+    def same_counter(self, store: EnvStore) -> Device:
+        """As both_good, with the same security counter on both slots, so that going back is allowed."""
+        device = self.both_good(store)
+        state = device.board().state
+        record, _ = state.load()
+        assert record is not None
+        state.save(replace(record, slots={**record.slots, "A": replace(record.slots["B"], version="1.0", bundle=V1.bundle)}))
+        return device
+
+
+def scenarios(folder: Path) -> tuple[Scenario, ...]:
+    """All of them."""
+    ways = Ways(folder)
+    on_b = frozenset("B")
+
+    def flash(content: object = V2, *, activate: bool = True) -> Callable[[Device], None]:
+        assert isinstance(content, type(V2))
+        return lambda device: device.flash(content, activate=activate)
 
     return (
-        Scenario("flash, fresh board", factory, lambda d: d.flash(V2), _flashed("B", "2.0"), FACTORY),
-        Scenario("flash, both slots good", both_good, lambda d: d.flash(V3), _flashed("A", "3.0"), BOTH),
-        Scenario("flash --no-activate", running, lambda d: d.flash(V2, activate=False), _same, FACTORY),
-        Scenario("flash over a written slot", written, lambda d: d.flash(V3), _flashed("B", "3.0"), FACTORY),
-        Scenario("flash, medium loses a block", forgetful, lambda d: d.flash(V2), _refused, FACTORY),
-        Scenario("activate", written, Device.activate, _flashed("B", "2.0"), FACTORY),
-        Scenario("confirm", on_trial, Device.confirm, _confirmed, FACTORY, confirms=frozenset({("B", "2.0")}), reverts=frozenset("B")),
-        Scenario("revert, armed", armed, Device.revert, _back_on_a, FACTORY, reverts=frozenset("B")),
-        Scenario("revert, on trial", on_trial, Device.revert, _back_on_a, FACTORY, reverts=frozenset("B")),
-        Scenario("revert, steady", _below_no_floor(both_good), Device.revert, _switched, BOTH, reverts=frozenset("B"), needed=_on_b),
-        Scenario("service, after a fallback", fallen_back, _nothing, _cleaned_up, FACTORY, reverts=frozenset("B"), starts=True),
-        Scenario("service, confirmed slot destroyed", destroyed, _nothing, _fell_through, BOTH, reverts=frozenset("B"), starts=True),
-        Scenario("service, store torn on A", torn_store(running), _nothing, _rebuilt, FACTORY, starts=True, blind=True),
-        Scenario("service, store torn on B", torn_store(both_good), _nothing, _rebuilt, BOTH, starts=True, blind=True),
-        Scenario("service, boots refilled", started, _nothing, _same, BOTH, starts=True),
+        Scenario("flash, fresh board", ways.factory, flash(), goals.flashed("B", "2.0"), FACTORY),
+        Scenario("flash, both slots good", ways.both_good, flash(V3), goals.flashed("A", "3.0"), BOTH),
+        Scenario("flash --no-activate", ways.running, flash(activate=False), goals.same, FACTORY),
+        Scenario("flash over a written slot", ways.written, flash(V3), goals.flashed("B", "3.0"), FACTORY),
+        Scenario("flash, medium loses a block", ways.forgetful, flash(), goals.refused, FACTORY),
+        Scenario("activate", ways.written, Device.activate, goals.flashed("B", "2.0"), FACTORY),
+        Scenario(
+            "confirm", ways.on_trial, Device.confirm, goals.confirmed, FACTORY, confirms=frozenset({("B", "2.0")}), reverts=on_b
+        ),
+        Scenario("revert, armed", ways.armed, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
+        Scenario("revert, on trial", ways.on_trial, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
+        Scenario("revert, steady", ways.same_counter, Device.revert, goals.switched, BOTH, reverts=on_b, needed=goals.on_b),
+        Scenario("service, after a fallback", ways.fallen_back, goals.nothing, goals.cleaned_up, FACTORY, reverts=on_b, starts=True),
+        Scenario("service, confirmed slot destroyed", ways.destroyed, goals.nothing, goals.fell_through, BOTH, reverts=on_b, starts=True),
+        Scenario("service, store torn on A", ways.torn_on_a, goals.nothing, goals.rebuilt, FACTORY, starts=True, blind=True),
+        Scenario("service, store torn on B", ways.torn_on_b, goals.nothing, goals.rebuilt, BOTH, starts=True, blind=True),
+        Scenario("service, boots refilled", ways.started, goals.nothing, goals.same, BOTH, starts=True),
     )
-
-
-def _nothing(device: Device) -> None:
-    return
-
-
-def _on_b(device: Device) -> bool:
-    return device.boot.slot == "B"
-
-
-def _below_no_floor(first: Callable[[], Device]) -> Callable[[], Device]:
-    """As `first`, with the same security counter on both slots, so that going back is allowed."""
-
-    def prepare() -> Device:
-        device = first()
-        board = device.board()
-        record, _ = board.state.load()
-        assert record is not None
-        board.state.save(replace(record, slots={**record.slots, "A": replace(record.slots["B"], version="1.0", bundle=V1.bundle)}))
-        return device
-
-    return prepare
-
-
-def _differs(device: Device, uncut: Device, *, counters: bool = True, reasons: bool = True) -> str:
-    have, want = (summary(each, counters=counters, reasons=reasons) for each in (device, uncut))
-    return "" if have == want else f"ends in {have}, an uncut run in {want}"
-
-
-def _same(device: Device, code: int, uncut: Device) -> str:
-    return f"exit {code} is not 0" if code else _differs(device, uncut, counters=device.boot.settled)
-
-
-def _flashed(target: str, version: str) -> Callable[[Device, int, Device], str]:
-    def goal(device: Device, code: int, uncut: Device) -> str:
-        facts = device.facts()
-        assert facts.boot is not None
-        if device.boot.slot == target:
-            found = slot_content(device.media, target)
-            whole = found is not None and found.version == version and facts.boot.trial == target
-            return "" if code == 5 and whole else f"exit {code} on slot {target}, which runs on trial"
-        if code not in (0, 5):
-            return "not flashed"
-        if code == 5:
-            # Killed after arming: the record may still say "written", the boot store decides.
-            last = facts.record.attempt if facts.record else None
-            armed = machine.situation(facts) is Situation.ARMED and last is not None and last.phase in (Phase.WRITTEN, Phase.ARMED)
-            return "" if armed and facts.boot.order[0] == target else "busy without a trial"
-        return _differs(device, uncut, counters=device.boot.settled)
-
-    return goal
-
-
-def _refused(device: Device, code: int, uncut: Device) -> str:
-    boot = device.facts().boot
-    return "" if code == 1 and boot is not None and not boot.trial and "B" not in boot.order else f"exit {code}, {boot}"
-
-
-def _confirmed(device: Device, code: int, uncut: Device) -> str:
-    if code not in (0, 4):
-        return "not confirmed"
-    if device.boot.slot == "A":
-        # Cuts alone used up its tries.
-        attempt = device.facts().record
-        fair = attempt is not None and attempt.attempt is not None and attempt.attempt.reason == "tries exhausted"
-        return "" if fair and code == 4 and states(device)["B"] is SlotState.BAD else "slot A runs"
-    return _differs(device, uncut, counters=device.boot.settled)
-
-
-def _back_on_a(device: Device, code: int, uncut: Device) -> str:
-    facts = device.facts()
-    assert facts.boot is not None
-    if code not in (0, 4):
-        return "not reverted"
-    if facts.boot.trial or facts.boot.order != ("A",) or facts.boot.left["B"]:
-        return f"slot B can still boot: {facts.boot}"
-    attempt = facts.record.attempt if facts.record else None
-    if attempt is None or attempt.slot != "B" or attempt.phase not in (Phase.REVERTED, Phase.CANCELLED) or not attempt.reason:
-        return f"the record does not say it: {attempt}"
-    after = reboot(device)
-    return "" if after.boot.slot == "A" else "slot B boots"
-
-
-def _switched(device: Device, code: int, uncut: Device) -> str:
-    facts = device.facts()
-    assert facts.boot is not None
-    if code not in (0, 4):
-        return "not switched"
-    if facts.boot.trial or facts.boot.order != ("A", "B") or not facts.boot.left["B"]:
-        return f"not slot A first and slot B good behind it: {facts.boot}"
-    after = reboot(device)
-    after.service()
-    known = states(after)
-    if known != {"A": SlotState.CONFIRMED, "B": SlotState.CONFIRMED}:
-        return f"after the reboot: {known}"
-    again = reboot(after)
-    return "" if after.boot.slot == again.boot.slot == "A" else "slot B boots"
-
-
-def states(device: Device) -> dict[str, SlotState]:
-    """What `status` says of the slots."""
-    return dict(machine.slot_states(device.facts()))
-
-
-def _cleaned_up(device: Device, code: int, uncut: Device) -> str:
-    record, wanted = device.facts().record, uncut.facts().record
-    assert wanted is not None
-    assert wanted.attempt is not None
-    # That the watchdog had fired is known in the boot after it alone: cut before it is recorded, the counter is all that tells.
-    reasons = (wanted.attempt.reason, "tries exhausted")
-    if record is None or record.attempt is None or record.attempt.reason not in reasons:
-        return f"the reason is lost: {record}"
-    return _differs(device, uncut, reasons=False)
-
-
-def _fell_through(device: Device, code: int, uncut: Device) -> str:
-    return _differs(device, uncut)
-
-
-def _rebuilt(device: Device, code: int, uncut: Device) -> str:
-    facts = device.facts()
-    if facts.boot is None or facts.boot.order != (device.boot.slot,):
-        return f"the store is not rebuilt: {facts.boot}"
-    return _differs(device, uncut)

@@ -25,7 +25,7 @@ class HookBoot:
     slot: the slot whose kernel is started, None: none could be, the hook resets the board. trial: it runs on trial.
     env: name -> value afterwards, None where no valid copy exists. writes: durable writes of the environment that were made.
     failed: slots whose kernel or initrd did not load or start. unsaved: the counter of the booted slot could not be written.
-    timeout_s: on trial, what the kernel gets as abupdate.boot_timeout=, else 0.
+    timeout_s: on trial, what the kernel gets as abupdate.boot_timeout=, else 0. saves: the environment as each of the writes left it.
     """
 
     slot: str | None
@@ -35,6 +35,7 @@ class HookBoot:
     failed: tuple[str, ...]
     unsaved: bool
     timeout_s: int
+    saves: tuple[Mapping[str, str], ...] = ()
 
 
 def number(text: str) -> int:
@@ -59,7 +60,7 @@ class _Hook:
         self._env = dict(env or {})
         self._loads = loads
         self._can_save = can_save
-        self._writes = 0
+        self._saves: list[Mapping[str, str]] = []
         self._failed: list[str] = []
         self._order = self._get("BOOT_ORDER", DEFAULT_ORDER).split()
         self._trial = (self._get("BOOT_TRIAL", "").split() or [""])[-1]
@@ -109,7 +110,7 @@ class _Hook:
         trial = slot is not None and slot == self._trial
         timeout = min(number(self._get("BOOT_TIMEOUT", DEFAULT_TIMEOUT)), MAX_TIMEOUT_S)
         env = None if self._stored is None else dict(self._env)
-        return HookBoot(slot, trial, env, self._writes, tuple(self._failed), unsaved, timeout if trial else 0)
+        return HookBoot(slot, trial, env, len(self._saves), tuple(self._failed), unsaved, timeout if trial else 0, tuple(self._saves))
 
     def _left(self, slot: str) -> int:
         stored = self._get(_name(slot), "")
@@ -125,7 +126,7 @@ class _Hook:
             return False
         for slot, value in values.items():
             self._env[_name(slot)] = f"{value:x}".rjust(len(self._env.get(_name(slot), "")), "0")
-        self._writes += 1
+        self._saves.append(dict(self._env))
         return True
 
 

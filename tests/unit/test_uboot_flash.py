@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from abupdate.bootloaders.envarea import open_area
+from abupdate.bootloaders.envcalls import LinuxCalls
 from abupdate.bootloaders.envflash import FlashArea, flash_area
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.errors import ConfigError, Failed, StoreUnreadable
@@ -194,6 +195,26 @@ def test_what_lies_behind_a_short_environment_is_not_erased(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="something else lies behind"):
         chip.area(size=0x1800).write(encode(Environment(), 0x1800, Scheme.BOOLEAN, 1))
     assert b"serial number" in chip.content
+
+
+class CutErase(LinuxCalls):
+    """NAND after an erase that was cut off: pages of that sector cannot be read until it is erased again."""
+
+    def __init__(self, chip: Chip, pages: range) -> None:
+        self.chip, self.pages = chip, pages
+
+    def pread(self, fd: int, count: int, offset: int) -> bytes:
+        if not self.chip.erased and offset < self.pages.stop and self.pages.start < offset + count:
+            raise OSError(errno.EBADMSG, "Bad message")
+        return super().pread(fd, count, offset)
+
+
+def test_a_cut_erase_behind_a_short_environment_is_done_again(tmp_path: Path) -> None:
+    chip = Chip(tmp_path, NAND)
+    data = encode(Environment((b"a=1",)), 0x800, Scheme.INCREMENTAL, 1)
+    area = flash_area(EnvLocation(str(chip.path), 0, 0x800, 0, 0, True), chip.ioctl, CutErase(chip, range(0x800, SECTOR)))
+    area.write(data)
+    assert area.read() == data
 
 
 def test_a_chip_that_does_not_hold_what_is_written(tmp_path: Path) -> None:

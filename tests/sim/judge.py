@@ -1,0 +1,173 @@
+"""What must hold after every cut: what boots is whole, nothing is reported that is not so, the floor is where it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from abupdate import machine
+from abupdate.errors import AbupdateError
+from abupdate.model import Facts, Phase, Record, Situation, SlotState
+from tests.sim.bootrom import fate
+from tests.sim.contents import Content
+from tests.sim.device import POLICY, Device, content_of
+from tests.sim.parts import Part
+from tests.sim.stores import SLOTS, EnvStore
+
+
+class Violation(AssertionError):
+    """The device broke a promise; the message says which, after what."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An operation to be cut.
+
+    prepare: the device just before it, with its environment in that place. command: what is run, again after every cut. goal: judges
+    device and exit code after a run. confirmed: what may boot outside a trial, as (slot, version); confirms: what the operation itself
+    may add to that. reverts: slots that may be recorded as reverted. needed: false where the command need not be run on this boot.
+    starts: the service's start is the operation (the command does nothing). blind: the store may be unreadable.
+    """
+
+    name: str
+    prepare: Callable[[EnvStore], Device]
+    command: Callable[[Device], None]
+    goal: Callable[[Device, int, Device], str]
+    confirmed: frozenset[tuple[str, str]]
+    confirms: frozenset[tuple[str, str]] = frozenset()
+    reverts: frozenset[str] = frozenset()
+    needed: Callable[[Device], bool] = lambda device: True
+    starts: bool = False
+    blind: bool = False
+
+
+class Judge:
+    """Holds a scenario's devices to its promises; every method returns the complaint, empty where there is none."""
+
+    def __init__(self, scenario: Scenario, start: Device) -> None:
+        self.scenario = scenario
+        self.start = start
+        self.floor = _floor(start)
+
+    def media(self, parts: tuple[Part, ...]) -> str:
+        """What boots from here on if nobody ever confirms: always a whole slot, and outside a trial a confirmed one."""
+        store, loads = self.start.store, self.start.loads
+        trial = _word(store, parts[0], "BOOT_TRIAL")
+        if trial and content_of(parts, trial) is None:
+            return f"BOOT_TRIAL names slot {trial}, which is not whole"
+        found = fate(self.start.rom, parts[0], loads)
+        allowed = self.scenario.confirmed | self._newly(parts)
+        for slot, on_trial in found.boots:
+            content = content_of(parts, slot) if slot else None
+            if slot is None or content is None:
+                return f"slot {slot} boots and is not whole"
+            if not on_trial and (slot, content.version) not in allowed:
+                return f"slot {slot} boots for good and was never confirmed"
+        if found.trials > POLICY.tries:
+            return f"more than {POLICY.tries} tries"
+        return "dark" if found.dark else ""
+
+    def _newly(self, parts: tuple[Part, ...]) -> frozenset[tuple[str, str]]:
+        """What the operation has confirmed in the store by now."""
+        store = self.start.store
+        if not self.scenario.confirms or _word(store, parts[0], "BOOT_TRIAL"):
+            return frozenset()
+        order = _word(store, parts[0], "BOOT_ORDER").split()
+        return frozenset(pair for pair in self.scenario.confirms if pair[0] in order)
+
+    def device(self, device: Device) -> str:
+        """Nothing is reported that is not so; the floor is where it should be."""
+        try:
+            return "" if self.scenario.blind and lost(device.store, device.machine.parts[0]) else "".join(self._lies(device))
+        except AbupdateError as error:
+            return f"cannot be observed: {error.message}"
+
+    def _lies(self, device: Device) -> Iterator[str]:
+        facts = device.facts()
+        assert facts.boot is not None
+        record = machine.base_record(facts)
+        content = {slot: device.content(slot) for slot in SLOTS}
+        for slot, state in machine.slot_states(facts).items():
+            known = record.slots.get(slot)
+            found = content[slot]
+            if state in (SlotState.CONFIRMED, SlotState.TRIAL, SlotState.WRITTEN):
+                if found is None:
+                    yield f"slot {slot} is called {state.value} and is not whole; "
+                elif known is not None and known.bundle and known.bundle != found.bundle:
+                    yield f"slot {slot} is called {known.version} and holds {found.version}; "
+            elif slot in self.start.loads and slot in facts.boot.order and facts.boot.left.get(slot, 0) > 0 and not facts.boot.fresh:
+                # On a fresh board the hook's default order names every slot, and the first commit takes the others out.
+                yield f"slot {slot} is called {state.value} and can boot; "
+            if state is SlotState.CONFIRMED and found is not None:
+                pair = (slot, found.version)
+                if pair not in self.scenario.confirmed | self.scenario.confirms:
+                    yield f"slot {slot} is called confirmed and never was; "
+        yield from self._tall_stories(facts, record, content)
+        lowest = machine.floor(facts)
+        trial = facts.boot.trial
+        risen = [
+            c.counter for s, c in content.items() if c and (s, c.version) in self.scenario.confirms and s in facts.boot.order and s != trial
+        ]
+        if lowest != max([self.floor, *risen]):
+            yield f"the floor is {lowest}, it should be {max([self.floor, *risen])}; "
+
+    def _tall_stories(self, facts: Facts, record: Record, content: dict[str, Content | None]) -> Iterator[str]:
+        attempt = record.attempt
+        if attempt is None:
+            return
+        found = content[attempt.slot]
+        # A slot that was destroyed since was confirmed all the same.
+        whole = attempt.slot not in self.start.loads or (found is not None and attempt.bundle in ("", found.bundle))
+        if attempt.phase in (Phase.WRITTEN, Phase.ARMED, Phase.CONFIRMED) and not whole:
+            yield f"the attempt on slot {attempt.slot} is {attempt.phase.value} and the slot does not hold it; "
+        if attempt.phase is Phase.REVERTED and attempt.slot not in self.scenario.reverts:
+            yield f"slot {attempt.slot} is recorded as reverted ({attempt.reason}) and was not; "
+        assert facts.boot is not None
+        if attempt.phase is Phase.CONFIRMED and (facts.boot.trial == attempt.slot):
+            yield f"slot {attempt.slot} is recorded as confirmed and is on trial; "
+        where = machine.situation(facts)
+        used_up = facts.boot.trial is not None and facts.boot.left.get(facts.boot.trial, 0) == 0
+        if where is Situation.FELL_BACK and not (facts.boot.trial in self.scenario.reverts and used_up):
+            yield f"slot {facts.boot.trial} is said to have fallen back and did not; "
+        if where is Situation.UNKNOWN:
+            yield "an armed trial is unknown; "
+
+
+def lost(store: EnvStore, part: Part) -> bool:
+    """No copy of the environment is valid."""
+    return store.current(part) is None
+
+
+def _word(store: EnvStore, part: Part, name: str) -> str:
+    index = store.current(part)
+    copy = None if index is None else store.copies(part)[index]
+    return ((copy.environment.get(name) if copy else None) or b"").decode()
+
+
+def _floor(device: Device) -> int:
+    try:
+        return machine.floor(device.facts())
+    except AbupdateError:
+        return device.board().state.load()[1]
+
+
+def summary(device: Device, *, counters: bool = True, reasons: bool = True) -> object:
+    """What must be the same after an uncut run and after one that was cut and run again."""
+    facts = device.facts()
+    assert facts.boot is not None
+    record = machine.base_record(facts)
+    last = record.attempt
+    attempt = replace(last, boot_id="", reason=last.reason if reasons else "") if last else None
+    left = tuple(sorted(facts.boot.left.items())) if counters else ()
+    return (
+        facts.booted,
+        facts.boot.order,
+        left,
+        facts.boot.trial,
+        facts.boot.policy,
+        tuple(machine.slot_states(facts).items()),
+        attempt,
+        machine.floor(facts),
+        tuple(content.version if content else None for content in map(device.content, SLOTS)),
+        machine.situation(facts),
+    )
