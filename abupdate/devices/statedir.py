@@ -180,6 +180,8 @@ class StateDir:
         except RecordUnknown as newer:
             with suppress(OSError):
                 self._files.rename(self._path / name, self._path / f"{name}.v{newer.major}")
+                # Before the name is given away: a cut could keep the new file's name and lose this one.
+                sync_folder(self._path, self._files)
         except (OSError, RecordDamaged):
             return
 
@@ -191,3 +193,4 @@ class StateDir:
             number = keyring.format_version(self._read(KEYRING, keyring.HEADER.size))
             if number not in (None, keyring.FORMAT_VERSION):
                 self._files.rename(self._path / KEYRING, self._path / f"{KEYRING}.v{number}")
+                sync_folder(self._path, self._files)

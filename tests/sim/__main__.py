@@ -1,44 +1,132 @@
-"""`python -m tests.sim`: a table of operation, steps, states after a cut, failures; the last line is `total STATES FAILURES`.
+"""`python -m tests.sim`: every operation with its environment in every place, cut everywhere; a table, then `total STATES FAILURES`.
 
-Ends with 1 where a promise is broken. Words after the options choose scenarios by a part of their name.
+A state counts once in a row however often it is met there, and once in the total in however many rows. Ends with 1 where a promise is
+broken. Words after the options choose operations by a part of their name. The exploration is shared out among processes, by operation
+and place, each of which is explored alone: the numbers do not depend on how many there are.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
+import multiprocessing
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import abupdate
-from tests.sim.explore import Violation, explore
+from tests.sim import journal
+from tests.sim.explore import Limits, explore
+from tests.sim.judge import Violation
 from tests.sim.scenarios import scenarios
+from tests.sim.stores import STORES
+
+# The first place is explored with every subset that is feasible, the others with fewer samples.
+WHOLE = Limits(depth=3, most=1024, samples=512, again=2500)
+OTHERS = Limits(depth=3, most=128, samples=64, again=1200)
+FEW = Limits(depth=1, most=8, samples=0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One operation with its environment in one place."""
+
+    operation: str
+    place: str
+    limits: Limits
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What came out. states: keys of all distinct states, one after the other. violation: empty, or the broken promise."""
+
+    task: Task
+    steps: int = 0
+    runs: int = 0
+    lost: int = 0
+    states: bytes = b""
+    violation: str = ""
+
+    def each(self) -> Iterator[bytes]:
+        """The states' keys."""
+        return (self.states[at : at + 16] for at in range(0, len(self.states), 16))
+
+
+def work(task: Task) -> Explored:
+    """Explore, in a process of its own."""
+    logging.disable(logging.CRITICAL)
+    # Nothing here makes cycles that matter, and there is much to walk through.
+    gc.disable()
+    journal.forget()
+    scenario = next(one for one in scenarios(task.folder) if one.name == task.operation)
+    store = next(one for one in STORES if one.name == task.place)
+    try:
+        tally = explore(scenario, store, task.limits)
+    except Violation as broken:
+        return Explored(task, violation=str(broken))
+    return Explored(task, tally.steps, tally.runs, tally.lost, b"".join(sorted(tally.states)))
+
+
+def tasks(folder: Path, options: argparse.Namespace) -> list[Task]:
+    """All of them, the largest first."""
+    chosen = [one.name for one in scenarios(folder) if not options.name or any(part in one.name for part in options.name)]
+    found: list[Task] = []
+    for place in STORES:
+        if options.place and place.name not in options.place:
+            continue
+        limits = replace(FEW if options.few else WHOLE if place is STORES[0] else OTHERS, seed=options.seed, depth=options.depth)
+        found += [Task(name, place.name, limits, folder) for name in chosen]
+    return sorted(found, key=lambda task: not task.operation.startswith("flash"))
 
 
 def main() -> int:
     """Run the chosen scenarios."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim")
-    parser.add_argument("--depth", type=int, default=2, help="how many cuts one after the other")
+    parser.add_argument("--depth", type=int, default=3, help="how many cuts one after the other")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples where there are too many subsets")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--place", action="append", help=f"where the environment lies: {', '.join(store.name for store in STORES)}")
+    parser.add_argument("--few", action="store_true", help="few subsets of what was not flushed")
     parser.add_argument("name", nargs="*")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    states = failures = 0
     print(f"# {abupdate.__file__}")
-    print(f"{'operation':36} {'steps':>6} {'runs':>7} {'states':>8} failures")
-    with tempfile.TemporaryDirectory() as folder:
-        for scenario in scenarios(Path(folder)):
-            if options.name and not any(part in scenario.name for part in options.name):
-                continue
-            try:
-                tally = explore(scenario, depth=options.depth)
-            except Violation as broken:
-                failures += 1
-                print(f"{scenario.name:36} VIOLATION {str(broken)[:600]}", flush=True)
-                continue
-            states += tally.states
-            print(f"{scenario.name:36} {tally.steps:6} {tally.runs:7} {tally.states:8} 0", flush=True)
-    print(f"total {states} {failures}")
+    print(f"# seed {options.seed}, up to {options.depth} cuts one after the other")
+    with tempfile.TemporaryDirectory() as name:
+        chosen = tasks(Path(name), options)
+        if not chosen:
+            parser.error("no such operation or place")
+        if options.jobs > 1:
+            with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=8) as pool:
+                done = list(pool.imap_unordered(work, chosen))
+        else:
+            done = [work(task) for task in chosen]
+    return report(chosen, done)
+
+
+def report(chosen: list[Task], done: list[Explored]) -> int:
+    """Print the table; 1 where something failed."""
+    places = list(dict.fromkeys(task.place for task in chosen))
+    print(f"{'operation':36}" + "".join(f"{place:>9}" for place in places) + f"{'runs':>9}{'states':>9} failures")
+    everything: set[bytes] = set()
+    failures = lost = 0
+    for operation in sorted(dict.fromkeys(task.operation for task in chosen)):
+        row = {one.task.place: one for one in done if one.task.operation == operation}
+        states = {key for one in row.values() for key in one.each()}
+        broken = [one.violation for one in row.values() if one.violation]
+        everything |= states
+        failures += len(broken)
+        lost += sum(one.lost for one in row.values())
+        numbers = "".join(f"{len(row[place].states) // 16:9}" for place in places)
+        print(f"{operation:36}{numbers}{sum(one.runs for one in row.values()):9}{len(states):9} {len(broken)}")
+        for violation in broken:
+            print(f"VIOLATION {violation[:600]}")
+    if lost:
+        print(f"# in {lost} of them a single environment was lost, as [bootloader] allow_single_env accepts")
+    print(f"total {len(everything)} {failures}", flush=True)
     return 1 if failures else 0
 
 

@@ -92,7 +92,7 @@ class Disk:
     nature: Nature
     content: bytes
     cache: list[tuple[int, bytes]] = field(default_factory=list)
-    on_event: OnEvent = quiet
+    on_event: OnEvent = field(default=quiet)
 
     def read(self, offset: int, count: int) -> bytes:
         """What the next reader sees: the newest writes."""
@@ -133,6 +133,10 @@ class Disk:
                     content[first:last] = data[first - offset : last - offset]
         self.content = bytes(content)
         self.cache.clear()
+
+    def listen(self, on_event: OnEvent) -> None:
+        """See Running."""
+        self.on_event = on_event
 
     def freeze(self) -> Block:
         """See Running."""

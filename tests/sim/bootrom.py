@@ -8,7 +8,7 @@ from typing import Protocol
 
 from abupdate.formats.ubootenv import Environment
 from tests.sim import uboot_hook_model as hook
-from tests.sim.parts import Part
+from tests.sim.parts import OnEvent, Part, Running
 from tests.sim.stores import EnvStore
 
 # More boots than tries and both budgets together.
@@ -30,7 +30,10 @@ class Started:
 
 
 class BootRom(Protocol):
-    """The boot side of one kind of bootloader."""
+    """The boot side of one kind of bootloader; a frozen value."""
+
+    def __hash__(self) -> int:
+        """By value."""
 
     def power_up(self, store: Part, loads: frozenset[str]) -> Started:
         """Start once. loads: slots whose kernel starts."""
@@ -59,13 +62,17 @@ def _power_up(place: EnvStore, part: Part, loads: frozenset[str]) -> Started:
         before = _text(copy.environment)
         changes = {name: value.encode() for name, value in saved.items() if before.get(name) != value}
         running = part.thaw()
-        running.on_event = lambda step, inside, running=running: during.append(running.freeze())  # type: ignore[misc]
+        running.listen(_collector(running, during))
         place.write(running, part, copy.environment.changed(changes))
         part = running.freeze()
         now = place.current(part)
         assert now is not None
         copy = place.copies(part)[now]
     return Started(booted.slot, booted.trial, booted.failed, part, tuple(during))
+
+
+def _collector(running: Running, during: list[Part]) -> OnEvent:
+    return lambda step, inside: during.append(running.freeze())
 
 
 def _text(environment: Environment) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from tests.sim.parts import OnEvent, quiet
@@ -91,7 +91,9 @@ class Flash:
                 yield self._with(start, whole, ())
         if not nand:
             # A program clears bits one by one.
-            yield self._with(start, new[: flight.length // 2] + bytes(a & (b | 0x5A) for a, b in zip(old, new, strict=True))[flight.length // 2 :], ())
+            yield self._with(
+                start, new[: flight.length // 2] + bytes(a & (b | 0x5A) for a, b in zip(old, new, strict=True))[flight.length // 2 :], ()
+            )
 
     def _with(self, start: int, data: bytes, unreadable: object) -> Flash:
         content = self.content[:start] + data + self.content[start + len(data) :]
@@ -128,7 +130,7 @@ class Chip:
     content: bytes
     unreadable: frozenset[int] = frozenset()
     flight: Flight | None = None
-    on_event: OnEvent = quiet
+    on_event: OnEvent = field(default=quiet)
 
     def read(self, offset: int, count: int) -> bytes:
         """Bytes; EBADMSG where a page cannot be read."""
@@ -167,6 +169,10 @@ class Chip:
         else:
             assert request in (_MEMLOCK, _MEMUNLOCK)
         return 0
+
+    def listen(self, on_event: OnEvent) -> None:
+        """See Running."""
+        self.on_event = on_event
 
     def freeze(self) -> Flash:
         """See Running."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,14 +18,13 @@ from tempfile import TemporaryDirectory
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from abupdate import __version__
-from abupdate.formats import keyring, signature
-from abupdate.formats.bundle import Signed, parse_stored_head
+from abupdate.formats import bundle, signature
 from abupdate.host.create import create
 from abupdate.host.keys import KeyPair
 from abupdate.host.signing import sign_all
 from abupdate.host.spec import load
-from abupdate.model import Keyring, Manifest, PublicKey, Role, RoleName
-from abupdate.transfer.admission import Identity, admit
+from abupdate.model import Manifest, PublicKey
+from abupdate.transfer.admission import Identity
 from tests.sim.blocks import Block, Nature
 from tests.sim.parts import digest
 
@@ -46,28 +45,13 @@ class Content:
     data: bytes
     manifest: Manifest
     images: tuple[bytes, ...]
+    chain: bytes = b""
 
 
 def pair(name: str) -> KeyPair:
     """A key pair derived from its name."""
     private = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
     return KeyPair(private, PublicKey(private.public_key().public_bytes_raw()))
-
-
-@cache
-def factory_ring() -> Keyring:
-    """The keyring that the bundles are held against."""
-    roles = {
-        RoleName.ROOT: Role(RoleName.ROOT, 1, (pair("root").public,)),
-        RoleName.RELEASE: Role(RoleName.RELEASE, 1, (pair("release").public,)),
-    }
-    body = keyring.encode_body(1, roles)
-    return keyring.parse(keyring.build(body, sign_all([pair("root")], signature.message(signature.Domain.KEYRING, body))))
-
-
-def check(signed: Signed) -> object:
-    """As wiring.admission."""
-    return admit(signed, factory_ring(), IDENTITY)
 
 
 def _images(number: int) -> dict[str, bytes]:
@@ -82,7 +66,7 @@ def _images(number: int) -> dict[str, bytes]:
 
 
 @contextmanager
-def _frozen_time():  # type: ignore[no-untyped-def]
+def _frozen_time() -> Iterator[None]:
     before = os.environ.get("SOURCE_DATE_EPOCH")
     os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
     try:
@@ -106,19 +90,29 @@ def release(number: int) -> Content:
         (folder / "spec.toml").write_text("\n".join(lines))
         create(load(folder / "spec.toml"), folder / "out.abu", [pair("release")])
         data = (folder / "out.abu").read_bytes()
-    head_bytes = len(data) - sum(len(piece) for piece in ()) - _payload_bytes(data)
-    head = data[:head_bytes]
-    manifest = parse_stored_head(head).signed.manifest
-    return Content(
-        f"{number}.0", number, manifest.bundle_id.hex(), head, data, manifest, tuple(images[image] for image in IMAGES)
-    )
+    return _content(data, tuple(images[image] for image in IMAGES))
 
 
-def _payload_bytes(data: bytes) -> int:
-    return int.from_bytes(data[32:40], "little")
+def resigned(content: Content, key: str, chain: bytes) -> Content:
+    """The same release, signed by another key and with a chain of keyrings."""
+    old = bundle.parse_stored_head(content.head)
+    manifest_bytes = old.signed.manifest_bytes
+    block = signature.pack_block(sign_all([pair(key)], signature.message(signature.Domain.BUNDLE, manifest_bytes)))
+    payload = content.data[len(content.head) :]
+    head = bundle.build_head(manifest_bytes, block, len(old.tables.raw), len(payload), chain)
+    return _content(head + old.tables.raw + payload, content.images)
 
 
-KNOWN: tuple[Callable[[], Content], ...] = tuple(lambda number=number: release(number) for number in (1, 2, 3))  # type: ignore[misc]
+def _content(data: bytes, images: tuple[bytes, ...]) -> Content:
+    payload_bytes = bundle.HEADER.unpack_from(data)[7]
+    head = data[: len(data) - payload_bytes]
+    signed = bundle.parse_stored_head(head).signed
+    manifest = signed.manifest
+    return Content(manifest.version, manifest.security_counter, manifest.bundle_id.hex(), head, data, manifest, images, signed.chain)
+
+
+V1, V2, V3 = (release(number) for number in (1, 2, 3))
+KNOWN = (V1, V2, V3)
 
 
 def nature(slot: str, image: str) -> Nature:
@@ -140,8 +134,7 @@ def filled(slot: str, content: Content | None) -> dict[str, Block]:
 def identify(boot: Block, rootfs: Block) -> Content | None:
     """Which whole release lies on a slot's devices as a program sees it, None: a mix or rubbish."""
     seen = [part.thaw().read(0, len(part.content)) for part in (boot, rootfs)]
-    for known in KNOWN:
-        content = known()
+    for content in KNOWN:
         if all(data.startswith(image) for data, image in zip(seen, content.images, strict=True)):
             return content
     return None

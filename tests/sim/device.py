@@ -17,38 +17,30 @@ from abupdate.errors import AbupdateError, Failed
 from abupdate.formats.bundle import parse_stored_head
 from abupdate.model import BootState, BootTraits, Decision, Facts, SlotRecord, TrialPolicy
 from abupdate.operations import flash as flashing
+from abupdate.operations import keyring as rotating
 from abupdate.operations import verdict
 from abupdate.operations.board import Board, observe
+from abupdate.operations.outside import OutsideFloor
 from abupdate.operations.service import Hardware, Numbers, Service, Stop
 from abupdate.ports import Watchdog
 from abupdate.wiring import describe_head
 from tests.sim.blocks import Block
 from tests.sim.bootrom import BootRom, UBootRom
-from tests.sim.contents import IMAGES, Content, check, filled, identify
+from tests.sim.contents import IMAGES, V1, V2, V3, Content, filled, identify
 from tests.sim.installer import Opened, Slots
 from tests.sim.journal import Machine
 from tests.sim.parts import Part, Running
+from tests.sim.rings import CHAIN, TRUST, admission
 from tests.sim.state import State, empty_data, fresh_boot_id
-from tests.sim.stores import SLOTS, EnvStore
+from tests.sim.stores import RAW, SLOTS, EnvStore
+from tests.sim.tpm import Index
+
+__all__ = ["POLICY", "SLOTS", "V1", "V2", "V3", "Device", "new_device", "power_up", "reboot"]
 
 POLICY = TrialPolicy(3, 10, 120)
-NAMES = ("env", "files", *(f"{slot}.{image}" for slot in SLOTS for image in IMAGES))
+NAMES = ("env", "files", *(f"{slot}.{image}" for slot in SLOTS for image in IMAGES), "tpm")
 
 _describe_head = lru_cache(maxsize=64)(describe_head)
-
-
-@lru_cache(maxsize=8)
-def opened(content: Content) -> Opened:
-    """The bundle, parsed and checked once."""
-    return Opened(content)
-
-
-@lru_cache(maxsize=64)
-def _check_head(head: bytes) -> str:
-    """As cli/device.py does for `activate`."""
-    parsed = parse_stored_head(head)
-    check(parsed.signed)
-    return parsed.signed.manifest.bundle_id.hex()
 
 
 @dataclass
@@ -158,13 +150,14 @@ def _silence(phase: str, done: int, total: int) -> None:
 
 @dataclass
 class Device:
-    """Media and the boot that runs on them. loads: slots whose kernel starts (a destroyed one does not)."""
+    """Media and the boot that runs on them. loads: slots whose kernel starts (a destroyed one does not). has_tpm: one is configured."""
 
     machine: Machine
     boot: Boot
     store: EnvStore
     folder: Path
     loads: frozenset[str] = frozenset(SLOTS)
+    has_tpm: bool = False
 
     def __post_init__(self) -> None:
         self.machine.settled = lambda: self.boot.settled
@@ -176,12 +169,27 @@ class Device:
 
     def clone(self) -> Device:
         """The same boot on a copy of the media: what another process finds after this one was killed."""
-        return Device(self.machine.clone(), replace(self.boot), self.store, self.folder, self.loads)
+        return Device(self.machine.clone(), replace(self.boot), self.store, self.folder, self.loads, self.has_tpm)
 
     def board(self, *, tolerant: bool = False) -> Board:
         """The ports as wiring.py would hand them out."""
         store = Store(self.machine, self.store, self.folder)
-        return Board(SLOTS, POLICY, store, State(self.machine), self.boot, describe_stored, tolerant=tolerant)
+        outside = OutsideFloor(Index(self.machine)) if self.has_tpm else None
+        return Board(SLOTS, POLICY, store, self.state, self.boot, describe_stored, tolerant=tolerant, outside=outside)
+
+    @property
+    def state(self) -> State:
+        """`state_dir`."""
+        return State(self.machine)
+
+    @property
+    def slots(self) -> Slots:
+        """The slots' images."""
+        return Slots(self.machine, lambda: admission(self.state))
+
+    def opened(self, content: Content) -> Opened:
+        """The bundle, checked as cli/device.py lets it be checked."""
+        return Opened(content, admission(self.state))
 
     def facts(self) -> Facts:
         """What any verb sees now."""
@@ -195,11 +203,20 @@ class Device:
 
     def flash(self, content: Content, *, activate: bool = True) -> None:
         """`abupdate flash`."""
-        flashing.flash(self.board(), Slots(self.machine), lambda: opened(content), _silence, activate=activate)
+        flashing.flash(self.board(), self.slots, lambda: self.opened(content), _silence, activate=activate)
 
     def activate(self) -> None:
         """`abupdate activate`."""
-        flashing.activate(self.board(), Slots(self.machine), _check_head, None, _silence)
+        admit = admission(self.state)
+
+        def check(head: bytes) -> str:
+            return parse_stored_head(head, admit).signed.manifest.bundle_id.hex()
+
+        flashing.activate(self.board(), self.slots, check, None, _silence)
+
+    def keyring_update(self, chain: bytes = CHAIN) -> None:
+        """`abupdate keyring update`."""
+        rotating.update(self.state, TRUST, chain)
 
     def confirm(self) -> None:
         """`abupdate confirm`."""
@@ -228,20 +245,26 @@ def content_of(parts: tuple[Part, ...], slot: str) -> Content | None:
     return identify(boot, rootfs)
 
 
-def new_device(store: EnvStore, folder: Path, content: Content) -> Device:
-    """A board from the factory: a release on A, rubbish on B, an environment that abupdate never wrote to, no state_dir."""
-    parts = {"env": store.blank(), "files": empty_data(), **filled("A", content), **filled("B", None)}
-    return power_up(tuple(parts[name] for name in NAMES), store, folder)
+def new_device(folder: Path, store: EnvStore = RAW, *, has_tpm: bool = False) -> Device:
+    """A board from the factory: V1 on A, rubbish on B, an environment that abupdate never wrote to, no state_dir."""
+    parts = {"env": store.blank(), "files": empty_data(), **filled("A", V1), **filled("B", None), "tpm": Index.blank()}
+    return power_up(tuple(parts[name] for name in NAMES), store, folder, has_tpm=has_tpm)
 
 
 def power_up(
-    parts: tuple[Part, ...], store: EnvStore, folder: Path, loads: frozenset[str] = frozenset(SLOTS), reset: str = ""
+    parts: tuple[Part, ...],
+    store: EnvStore,
+    folder: Path,
+    loads: frozenset[str] = frozenset(SLOTS),
+    reset: str = "",
+    *,
+    has_tpm: bool = False,
 ) -> Device:
     """A boot on these durable media, with a boot id of its own. The hook must find something to start."""
     started = UBootRom(store).power_up(parts[0], loads)
     assert started.slot is not None
     machine = Machine(NAMES, (started.store, *parts[1:]))
-    return Device(machine, Boot(started.slot, fresh_boot_id(parts[1]), reset=reset), store, folder, loads)
+    return Device(machine, Boot(started.slot, fresh_boot_id(parts[1]), reset=reset), store, folder, loads, has_tpm)
 
 
 def durable(parts: tuple[Part, ...]) -> tuple[Part, ...]:
@@ -251,7 +274,12 @@ def durable(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 def reboot(device: Device, reset: str = "") -> Device:
     """An orderly reboot."""
-    return power_up(durable(device.machine.parts), device.store, device.folder, device.loads, reset)
+    return again(device, durable(device.machine.parts), reset)
+
+
+def again(device: Device, parts: tuple[Part, ...], reset: str = "") -> Device:
+    """The same board, started on these durable media."""
+    return power_up(parts, device.store, device.folder, device.loads, reset, has_tpm=device.has_tpm)
 
 
 def exit_code(verb: Callable[[], object]) -> int:

@@ -8,18 +8,19 @@ and that run is cut in turn, up to `depth` cuts. A state counts once: same envir
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 
 from tests.sim.contents import block_key
-from tests.sim.device import Device, exit_code, power_up, reboot
+from tests.sim.device import Device, again, exit_code, reboot
 from tests.sim.journal import Machine, Moment
 from tests.sim.judge import Judge, Scenario, Violation, lost
 from tests.sim.parts import Part, digest, outcomes
+from tests.sim.rings import version_on
 from tests.sim.state import files_key
 from tests.sim.stores import EnvStore
 
@@ -28,16 +29,16 @@ from tests.sim.stores import EnvStore
 class Limits:
     """How far an exploration goes.
 
-    depth: cuts one after the other. states: most distinct states. most, samples: outcomes of a first cut, see parts.outcomes;
-    again_most, again_samples: of the cuts after it. seed: of all samples.
+    depth: cuts one after the other. most, samples: outcomes of a first cut, see parts.outcomes; again_most, again_samples: of the cuts
+    after it. again: how many distinct states each cut after the first may add. seed: of all samples.
     """
 
     depth: int = 2
-    states: int = 1_000_000
     most: int = 256
     samples: int = 128
-    again_most: int = 8
-    again_samples: int = 8
+    again_most: int = 16
+    again_samples: int = 16
+    again: int = 1_000_000
     seed: int = 0
 
 
@@ -57,8 +58,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class _State:
+    """ring: version of the keyring before the run that was cut."""
+
     parts: tuple[Part, ...]
     story: str
+    ring: int
 
 
 class Explorer:
@@ -74,6 +78,7 @@ class Explorer:
         self.judge = Judge(scenario, self.start)
         self.uncut = self.start.clone()
         self.found: list[_State] = []
+        self.most_states = sys.maxsize
 
     def run(self) -> Tally:
         """The uncut run first, then cut by cut what is left of it. Raises Violation at the first broken promise."""
@@ -87,6 +92,7 @@ class Explorer:
             frontier, self.found = self.found, []
             # Not in the order of the run, so that a bound on the number of states leaves no part of it out.
             random.Random(self.limits.seed).shuffle(frontier)
+            self.most_states = len(self.tally.states) + self.limits.again
             for state in frontier:
                 self._continue(state, depth)
         return self.tally
@@ -148,7 +154,9 @@ class Explorer:
     def _kill(self, moment: Moment) -> None:
         """Only the process dies: same boot, nothing lost; the command is run again, and that run is cut."""
         boot = replace(self.start.boot, settled=moment.settled)
-        killed = Device(Machine(self.start.machine.names, moment.parts), boot, self.store, self.start.folder, self.start.loads)
+        killed = Device(
+            Machine(self.start.machine.names, moment.parts), boot, self.store, self.start.folder, self.start.loads, self.start.has_tpm
+        )
         story = f"killed before {moment.step}"
         self._expect(self.judge.device(killed), story)
         self._cut(self._attempt(killed, service=self.scenario.starts, story=f"{story}, again"), 1, f"{story}, again: ")
@@ -157,34 +165,36 @@ class Explorer:
         limits = self.limits
         most, samples = (limits.most, limits.samples) if depth == 1 else (limits.again_most, limits.again_samples)
         for moment in journal:
-            if len(self.tally.states) >= limits.states:
+            if len(self.tally.states) >= self.most_states:
                 return
             if moment.parts in self.moments:
                 continue
             self.moments.add(moment.parts)
+            ring = version_on(journal[0].parts[1])
             for parts in survivors(moment.parts, limits.seed, most, samples):
-                self._add(parts, f"{before}cut before {moment.step}")
+                self._add(parts, f"{before}cut before {moment.step}", ring)
 
-    def _add(self, parts: tuple[Part, ...], story: str) -> None:
+    def _add(self, parts: tuple[Part, ...], story: str, ring: int) -> None:
         key = key_of(self.store, parts)
         if key not in self.tally.states:
             self.tally.states.add(key)
-            self.found.append(_State(parts, story))
+            self.found.append(_State(parts, story, ring))
 
     def _continue(self, state: _State, depth: int) -> None:
         if lost(self.store, state.parts[0]) and not self.scenario.blind:
             self._lost(state)
             return
+        self._expect("the keyring went back" if version_on(state.parts[1]) < state.ring else "", state.story)
         self._expect(self.judge.media(state.parts), state.story)
-        more = depth < self.limits.depth
+        more = depth < self.limits.depth and len(self.tally.states) < self.most_states
         started = self.start.rom.power_up(state.parts[0], self.start.loads)
         for during in started.during if more else ():
             for parts in survivors((during, *state.parts[1:]), self.limits.seed, 64, 32):
-                self._add(parts, f"{state.story}, cut in the hook")
+                self._add(parts, f"{state.story}, cut in the hook", state.ring)
         for service in (True, False):
             if not service and (self.scenario.starts or depth > 1):
                 continue
-            device = power_up(state.parts, self.store, self.start.folder, self.start.loads)
+            device = again(self.start, state.parts)
             self._expect(self.judge.device(device), f"{state.story}, started")
             journal = self._attempt(device, service=service, story=f"{state.story}, again")
             if more:
@@ -194,7 +204,7 @@ class Explorer:
         """The environment is gone: for a single one that is the documented loss, and then nothing else may happen to the device."""
         self._expect("" if self.store.single else "the boot store is lost", state.story)
         self.tally.lost += 1
-        device = power_up(state.parts, self.store, self.start.folder, self.start.loads)
+        device = again(self.start, state.parts)
         before = device.machine.parts
         code = exit_code(lambda: self.scenario.command(device)) if not self.scenario.starts else 2
         changed = [name for name, old, new in zip(device.machine.names, before, device.machine.parts, strict=True) if old is not new]
@@ -256,6 +266,3 @@ def key_of(store: EnvStore, parts: tuple[Part, ...], *, leftovers: bool = True) 
 def explore(scenario: Scenario, store: EnvStore, limits: Limits = Limits()) -> Tally:
     """Enumerate; raises Violation at the first broken promise."""
     return Explorer(scenario, store, limits).run()
-
-
-NOWHERE = Path("/nowhere")

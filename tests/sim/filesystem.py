@@ -124,7 +124,7 @@ class Tree:
     kept: dict[str, int] = field(default_factory=lambda: {"/": FOLDER})
     pending: list[tuple[str, dict[str, int | None]]] = field(default_factory=list)
     lies: bool = False
-    on_event: OnEvent = quiet
+    on_event: OnEvent = field(default=quiet)
     _open: dict[int, tuple[str, int, int, int]] = field(default_factory=dict)
     _locks: dict[int, int] = field(default_factory=dict)
     _next: int = 100
@@ -242,6 +242,10 @@ class Tree:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         self.on_event(f"unlink {path.name}", False)
         self._rename({str(path): None}, path)
+
+    def listen(self, on_event: OnEvent) -> None:
+        """See Running."""
+        self.on_event = on_event
 
     def freeze(self) -> Files:
         """See Running. Inodes that nobody names any more are gone."""

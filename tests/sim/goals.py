@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from abupdate import machine
 from abupdate.model import Phase, Situation, SlotState
+from tests.sim import rings
 from tests.sim.device import Device, reboot
 from tests.sim.judge import summary
+from tests.sim.tpm import Index
 
 
 def nothing(device: Device) -> None:
@@ -19,6 +21,12 @@ def on_b(device: Device) -> bool:
 
 
 def differs(device: Device, uncut: Device, *, counters: bool = True, reasons: bool = True) -> str:
+    if device.has_tpm:
+        after = reboot(device)
+        after.service()
+        kept, floor = Index.of(after.machine.parts[-1]), machine.floor(after.facts())
+        if kept != floor:
+            return f"the TPM keeps {kept}, the floor is {floor}"
     have, want = (summary(each, counters=counters, reasons=reasons) for each in (device, uncut))
     return "" if have == want else f"ends in {have}, an uncut run in {want}"
 
@@ -27,8 +35,10 @@ def same(device: Device, code: int, uncut: Device) -> str:
     return f"exit {code} is not 0" if code else differs(device, uncut, counters=device.boot.settled)
 
 
-def flashed(target: str, version: str) -> Callable[[Device, int, Device], str]:
+def flashed(target: str, version: str, ring: int = 1) -> Callable[[Device, int, Device], str]:
     def goal(device: Device, code: int, uncut: Device) -> str:
+        if rings.version(device.state) != ring:
+            return f"the keyring is version {rings.version(device.state)}"
         facts = device.facts()
         assert facts.boot is not None
         if device.boot.slot == target:
@@ -45,6 +55,12 @@ def flashed(target: str, version: str) -> Callable[[Device, int, Device], str]:
         return differs(device, uncut, counters=device.boot.settled)
 
     return goal
+
+
+def rotated(device: Device, code: int, uncut: Device) -> str:
+    if code not in (0, 4):
+        return "not rotated"
+    return "" if rings.version(device.state) == len(rings.RINGS) else f"the keyring is version {rings.version(device.state)}"
 
 
 def refused(device: Device, code: int, uncut: Device) -> str:

@@ -7,15 +7,18 @@ same every time. That loses nothing: what a cut leaves of unflushed writes does 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from abupdate.model import Manifest
+from abupdate.errors import Failed
+from abupdate.formats.bundle import Open, parse_stored_head
+from abupdate.formats.contentkey import ContentKey
+from abupdate.model import Manifest, Sealing
 from abupdate.ports import OpenBundle, Progress, Target
 from abupdate.transfer.slots import Bundle, DeviceSlots
 from tests.sim.blocks import Disk
-from tests.sim.contents import IMAGES, Content, check
+from tests.sim.contents import IMAGES, Content
 from tests.sim.journal import Machine
 from tests.sim.parts import Running
 
@@ -84,7 +87,8 @@ class _Place:
                 # A device takes whole sectors: the rest of the last one keeps its content.
                 data += self._disk.read(offset + len(data), _SECTOR_BYTES - rest)
             self._journal.append((self._name, offset, data))
-            self._disk.write(offset, data)
+            with _as_failed(self._name):
+                self._disk.write(offset, data)
 
     def zero_range(self, offset: int, length: int) -> bool:
         if length % 4096:
@@ -98,20 +102,34 @@ class _Place:
     def flush(self) -> None:
         with self._lock:
             self._journal.append((self._name, -1, None))
-            self._disk.flush()
+            with _as_failed(self._name):
+                self._disk.flush()
 
     def close(self) -> None:
         return
 
 
-def _slots(disks: Mapping[str, Disk], journal: list[tuple[str, int, bytes | None]]) -> DeviceSlots:
+@contextmanager
+def _as_failed(name: str) -> Iterator[None]:
+    """As devices/block.py says it."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"{name}: {error.strerror}") from error
+
+
+def _never_sealed(sealing: Sealing) -> ContentKey:
+    raise AssertionError("the bundles here are not sealed")
+
+
+def _slots(disks: Mapping[str, Disk], journal: list[tuple[str, int, bytes | None]], open_: Open) -> DeviceSlots:
     lock = threading.Lock()
 
     def place(path: Path) -> Target:
         return _Place(path.name, disks[path.name], journal, lock)
 
     paths = {slot: {image: Path(f"/dev/{slot}.{image}") for image in IMAGES} for slot in ("A", "B")}
-    return DeviceSlots(paths, sealed=check, open_target=place, open_readonly=place)
+    return DeviceSlots(paths, sealed=open_, open_target=place, open_readonly=place)
 
 
 def _silence(phase: str, done: int, total: int) -> None:
@@ -119,16 +137,17 @@ def _silence(phase: str, done: int, total: int) -> None:
 
 
 class Opened:
-    """`ports.OpenBundle`: a release whose manifest and signatures `transfer.slots.Bundle` has checked."""
+    """`ports.OpenBundle`: a release whose manifest and signatures `transfer.slots.Bundle` has just checked."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, open_: Open) -> None:
+        """Raises Refused."""
         self.content = content
-        Bundle(MemorySource(content.data), check)
+        self._real = Bundle(MemorySource(content.data), open_, _never_sealed)
 
     @property
     def manifest(self) -> Manifest:
         """See ports.OpenBundle."""
-        return self.content.manifest
+        return self._real.manifest
 
     def head(self) -> bytes:
         """See ports.OpenBundle."""
@@ -138,8 +157,10 @@ class Opened:
 class Slots:
     """`ports.SlotContents`."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, open_: Callable[[], Open]) -> None:
+        """open_: decides about signatures, made when it is needed."""
         self._machine = machine
+        self._open = open_
         self._claimed: set[str] = set()
 
     @contextmanager
@@ -164,17 +185,21 @@ class Slots:
         content = bundle.content
 
         def install(real: DeviceSlots) -> None:
-            opened = Bundle(MemorySource(content.data), check)
+            opened = Bundle(MemorySource(content.data), self._open(), _never_sealed)
             assert opened.head() == content.head
             real.write(slot, opened, _silence)
 
-        self._do(("write", content.bundle), slot, install)
+        self._do(("write", content.head), slot, install)
+        progress("write", len(content.data), len(content.data))
 
     def verify(self, slot: str, head: bytes, progress: Progress) -> None:
         """See ports.SlotContents."""
+        # A head that is not signed as it should be is refused whatever lies on the slot.
+        parse_stored_head(head, self._open())
         self._do(("verify", head), slot, lambda real: real.verify(slot, head, _silence))
+        progress("verify", len(head), len(head))
 
-    def _do(self, what: tuple[str, object], slot: str, action) -> None:  # type: ignore[no-untyped-def]
+    def _do(self, what: tuple[str, object], slot: str, action: Callable[[DeviceSlots], None]) -> None:
         names = tuple(f"{slot}.{image}" for image in IMAGES)
 
         def run(running: Mapping[str, Running]) -> None:
@@ -186,13 +211,13 @@ class Slots:
             listeners = {name: disk.on_event for name, disk in disks.items()}
             if self._machine.faulty:
                 # A fault belongs to the moment of the write itself.
-                with (real := _slots(disks, [])).claim(slot):
+                with (real := _slots(disks, [], self._open())).claim(slot):
                     action(real)
                 return
             copies = {name: disk.freeze().thaw() for name, disk in disks.items()}
             journal: list[tuple[str, int, bytes | None]] = []
             try:
-                with (real := _slots(copies, journal)).claim(slot):
+                with (real := _slots(copies, journal, self._open())).claim(slot):
                     action(real)
             finally:
                 for name, disk in disks.items():

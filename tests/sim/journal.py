@@ -52,6 +52,8 @@ class Machine:
     journal: list[Moment] = field(default_factory=list)
     fault: Fault | None = None
     settled: Callable[[], bool] = lambda: False
+    # Somebody holds the lock of state_dir.
+    locked: bool = False
 
     @property
     def faulty(self) -> bool:
@@ -106,13 +108,12 @@ class Machine:
             return note
 
         for name, medium in running.items():
-            medium.on_event = listen(name)
-        result, error = None, None
+            medium.listen(listen(name))
+        result: Any = None
+        error: BaseException | None = None
         try:
             result = action(running)
-        except Exception as raised:
-            error = raised
-        except KeyboardInterrupt as raised:
+        except (Exception, KeyboardInterrupt) as raised:
             error = raised
         return _Done(tuple(steps), tuple(medium.freeze() for medium in running.values()), result, error)
 

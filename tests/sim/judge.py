@@ -11,8 +11,11 @@ from abupdate.model import Facts, Phase, Record, Situation, SlotState
 from tests.sim.bootrom import fate
 from tests.sim.contents import Content
 from tests.sim.device import POLICY, Device, content_of
+from tests.sim.filesystem import Files
 from tests.sim.parts import Part
+from tests.sim.rings import RINGS, V2_OF_RING_3, version_on
 from tests.sim.stores import SLOTS, EnvStore
+from tests.sim.tpm import Index
 
 
 class Violation(AssertionError):
@@ -26,7 +29,8 @@ class Scenario:
     prepare: the device just before it, with its environment in that place. command: what is run, again after every cut. goal: judges
     device and exit code after a run. confirmed: what may boot outside a trial, as (slot, version); confirms: what the operation itself
     may add to that. reverts: slots that may be recorded as reverted. needed: false where the command need not be run on this boot.
-    starts: the service's start is the operation (the command does nothing). blind: the store may be unreadable.
+    starts: the service's start is the operation (the command does nothing). blind: the store may be unreadable. keeps: bytes that some file
+    of state_dir must hold whatever happens.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Scenario:
     needed: Callable[[Device], bool] = lambda device: True
     starts: bool = False
     blind: bool = False
+    keeps: bytes = b""
 
 
 class Judge:
@@ -55,6 +60,15 @@ class Judge:
         trial = _word(store, parts[0], "BOOT_TRIAL")
         if trial and content_of(parts, trial) is None:
             return f"BOOT_TRIAL names slot {trial}, which is not whole"
+        files = parts[1]
+        assert isinstance(files, Files)
+        if self.scenario.keeps and self.scenario.keeps not in files.content.values():
+            return "a record of a newer version is gone"
+        # Persisted before use: nothing that needs a newer keyring is on the device before that keyring is.
+        if V2_OF_RING_3.head in files.content.values() and version_on(files) < len(RINGS):
+            return "a bundle was used with a keyring that is not kept"
+        if Index.of(parts[-1]) > self._floor_shown(parts):
+            return "the TPM's floor is above what was ever confirmed"
         found = fate(self.start.rom, parts[0], loads)
         allowed = self.scenario.confirmed | self._newly(parts)
         for slot, on_trial in found.boots:
@@ -66,6 +80,10 @@ class Judge:
         if found.trials > POLICY.tries:
             return f"more than {POLICY.tries} tries"
         return "dark" if found.dark else ""
+
+    def _floor_shown(self, parts: tuple[Part, ...]) -> int:
+        """The floor in the boot store; a device that has no TPM is not held to it."""
+        return int(_word(self.start.store, parts[0], "BOOT_FLOOR") or "0", 16)
 
     def _newly(self, parts: tuple[Part, ...]) -> frozenset[tuple[str, str]]:
         """What the operation has confirmed in the store by now."""

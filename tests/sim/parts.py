@@ -25,7 +25,10 @@ def quiet(what: str, inside: bool = False) -> None:
 
 
 class Part(Protocol):
-    """A frozen medium."""
+    """A frozen medium; equal ones are one object."""
+
+    def __hash__(self) -> int:
+        """By identity."""
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -41,7 +44,8 @@ class Part(Protocol):
 class Running(Protocol):
     """A medium that changes."""
 
-    on_event: OnEvent
+    def listen(self, on_event: OnEvent) -> None:
+        """Call before each step from now on."""
 
     def freeze(self) -> Part:
         """What it is now."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from abupdate.formats.record import encode
+from abupdate.model import Record
 from tests.sim import goals
 from tests.sim.blocks import Block
-from tests.sim.contents import nature, release
+from tests.sim.contents import V1, V2, V3, Content, nature
 from tests.sim.device import Device, durable, new_device, power_up, reboot
+from tests.sim.filesystem import Files
 from tests.sim.judge import Scenario
+from tests.sim.rings import V2_OF_RING_3
+from tests.sim.state import STATE
 from tests.sim.stores import EnvStore
 
 FACTORY = frozenset({("A", "1.0")})
 BOTH = frozenset({("A", "1.0"), ("B", "2.0")})
-V1, V2, V3 = (release(number) for number in (1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Ways:
 
     def factory(self, store: EnvStore) -> Device:
         """As it leaves the factory."""
-        return new_device(store, self.folder, V1)
+        return new_device(self.folder, store)
 
     def running(self, store: EnvStore) -> Device:
         """The service has run once."""
@@ -100,6 +105,22 @@ class Ways:
         """A further boot of B, whose boots the hook has counted."""
         return reboot(self.both_good(store))
 
+    def beside_a_newer_record(self, store: EnvStore) -> Device:
+        """On trial; one file of the record was written by a version of abupdate that is newer than this one."""
+        device = self.on_trial(store)
+        files = device.machine.part("files")
+        assert isinstance(files, Files)
+        device.machine.put("files", Files.with_files({**files.seen, f"{STATE}/record.1": NEWER_RECORD}, files.folders))
+        return device
+
+    def on_trial_with_tpm(self, store: EnvStore) -> Device:
+        """On trial, a TPM keeps a copy of the floor."""
+        return replace(self.on_trial(store), has_tpm=True)
+
+    def tpm_behind(self, store: EnvStore) -> Device:
+        """V2 is confirmed, and the TPM's index was made only now."""
+        return reboot(replace(self.both_good(store), has_tpm=True))
+
     def same_counter(self, store: EnvStore) -> Device:
         """As both_good, with the same security counter on both slots, so that going back is allowed."""
         device = self.both_good(store)
@@ -110,13 +131,22 @@ class Ways:
         return device
 
 
+def _newer_record() -> bytes:
+    """A record of the next major version, as an agent in the other slot may have left it."""
+    data = bytearray(encode(Record(floor=0), 1)[:-4])
+    data[4:6] = (int.from_bytes(data[4:6], "big") + 1).to_bytes(2, "big")
+    return bytes(data) + zlib.crc32(data).to_bytes(4, "big")
+
+
+NEWER_RECORD = _newer_record()
+
+
 def scenarios(folder: Path) -> tuple[Scenario, ...]:
     """All of them."""
     ways = Ways(folder)
     on_b = frozenset("B")
 
-    def flash(content: object = V2, *, activate: bool = True) -> Callable[[Device], None]:
-        assert isinstance(content, type(V2))
+    def flash(content: Content = V2, *, activate: bool = True) -> Callable[[Device], None]:
         return lambda device: device.flash(content, activate=activate)
 
     return (
@@ -126,9 +156,7 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
         Scenario("flash over a written slot", ways.written, flash(V3), goals.flashed("B", "3.0"), FACTORY),
         Scenario("flash, medium loses a block", ways.forgetful, flash(), goals.refused, FACTORY),
         Scenario("activate", ways.written, Device.activate, goals.flashed("B", "2.0"), FACTORY),
-        Scenario(
-            "confirm", ways.on_trial, Device.confirm, goals.confirmed, FACTORY, confirms=frozenset({("B", "2.0")}), reverts=on_b
-        ),
+        Scenario("confirm", ways.on_trial, Device.confirm, goals.confirmed, FACTORY, confirms=frozenset({("B", "2.0")}), reverts=on_b),
         Scenario("revert, armed", ways.armed, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
         Scenario("revert, on trial", ways.on_trial, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
         Scenario("revert, steady", ways.same_counter, Device.revert, goals.switched, BOTH, reverts=on_b, needed=goals.on_b),
@@ -137,4 +165,26 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
         Scenario("service, store torn on A", ways.torn_on_a, goals.nothing, goals.rebuilt, FACTORY, starts=True, blind=True),
         Scenario("service, store torn on B", ways.torn_on_b, goals.nothing, goals.rebuilt, BOTH, starts=True, blind=True),
         Scenario("service, boots refilled", ways.started, goals.nothing, goals.same, BOTH, starts=True),
+        Scenario("keyring update", ways.running, Device.keyring_update, goals.rotated, FACTORY),
+        Scenario("flash that brings keyrings", ways.running, flash(V2_OF_RING_3), goals.flashed("B", "2.0", ring=3), FACTORY),
+        Scenario(
+            "confirm, newer record beside",
+            ways.beside_a_newer_record,
+            Device.confirm,
+            goals.confirmed,
+            FACTORY,
+            confirms=frozenset({("B", "2.0")}),
+            reverts=on_b,
+            keeps=NEWER_RECORD,
+        ),
+        Scenario(
+            "confirm, floor in a TPM too",
+            ways.on_trial_with_tpm,
+            Device.confirm,
+            goals.confirmed,
+            FACTORY,
+            confirms=frozenset({("B", "2.0")}),
+            reverts=on_b,
+        ),
+        Scenario("service, TPM behind", ways.tpm_behind, goals.nothing, goals.same, BOTH, starts=True),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -28,14 +28,19 @@ class State:
 
     @contextmanager
     def lock(self, wait_s: float = 0.0) -> Iterator[None]:
-        """See ports.StateStore. Nobody else runs here, so that taking it and giving it back at once does not differ."""
+        """See ports.StateStore. Taken and given back at once; while it is held, whoever wants it finds it taken."""
+        held = self._machine.locked
 
         def take(state: StateDir) -> None:
-            with state.lock(0.0):
+            with state.lock(0.0) if held else nullcontext(), state.lock(0.0):
                 return
 
-        self._do("lock", take)
-        yield
+        self._do(("lock", held), take)
+        self._machine.locked = True
+        try:
+            yield
+        finally:
+            self._machine.locked = False
 
     def load(self) -> tuple[Record | None, int]:
         """See ports.StateStore."""
@@ -54,6 +59,15 @@ class State:
     def save_head(self, slot: str, head: bytes) -> None:
         """See ports.StateStore."""
         self._do(("save head", slot, head), lambda state: state.save_head(slot, head))
+
+    def load_keyring(self) -> bytes | None:
+        """See ports.StateStore."""
+        found: bytes | None = self._do("load keyring", lambda state: state.load_keyring())
+        return found
+
+    def save_keyring(self, data: bytes) -> None:
+        """See ports.StateStore."""
+        self._do(("save keyring", data), lambda state: state.save_keyring(data))
 
     def _do(self, what: object, action: Callable[[StateDir], Any]) -> Any:
         def run(running: Mapping[str, Running]) -> Any:

@@ -1,10 +1,9 @@
-"""Where the simulated device keeps U-Boot's environment: each place with its medium, the production code over it, and U-Boot's own writes."""
+"""Where the simulated device keeps U-Boot's environment: each place with its medium, the production code over it, U-Boot's own writes."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,11 +29,19 @@ _NO_SYS_BLOCK = Path("/nowhere")
 
 
 class Media(Protocol):
-    """One sort of medium under the environment."""
+    """One sort of medium under the environment; a frozen value."""
 
-    scheme: Scheme
-    lines: tuple[str, ...]
-    copy_bytes: int
+    @property
+    def scheme(self) -> Scheme:
+        """How its copies are told apart."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Of fw_env.config."""
+
+    @property
+    def copy_bytes(self) -> int:
+        """Length of a copy."""
 
     def blank(self) -> Part:
         """The medium as the factory leaves it: both copies erased."""
@@ -362,5 +369,3 @@ STORES: tuple[EnvStore, ...] = (
     EnvStore("files", OnFiles(1536)),
     EnvStore("single", OnBlock(512, 1536, copies=1)),
 )
-
-FindStore = Callable[[str], EnvStore]

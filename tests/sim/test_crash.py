@@ -1,24 +1,32 @@
-"""Every power cut, kill and I/O error of every operation, and that the simulator notices when something is wrong."""
+"""A sample of the crash simulator: every operation with few subsets and one cut, every fault; `tests/run --sim` explores all of it."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from abupdate.devices.durable import replace
+from abupdate.devices.durable import replace as replace_file
+from tests.sim.blocks import Block, Disk, Nature
+from tests.sim.chips import NAND, NOR, PAGE_BYTES, ChipKind, Flash
 from tests.sim.device import Device
-from tests.sim.explore import Explorer, Scenario, Tally, Violation, explore
-from tests.sim.medium import Disk, Media, Tree, torn
+from tests.sim.explore import Explorer, Limits, Tally, explore, survivors
+from tests.sim.filesystem import Files
+from tests.sim.judge import Scenario, Violation
 from tests.sim.scenarios import scenarios
+from tests.sim.stores import RAW, STORES, EnvStore
 
 NAMES = tuple(scenario.name for scenario in scenarios(Path("/nowhere")))
-# A first state_dir and a slot of which every block differs: many ways to lose something, the second cut is for `python -m tests.sim`.
-WIDE = frozenset({"flash, fresh board", "flash --no-activate", "flash, medium loses a block"})
+PLACES = {store.name: store for store in STORES}
+FEW = Limits(depth=1, most=16, samples=8)
+# A slot has so many sectors that even the extremes are many.
+FEWER = Limits(depth=1, most=8, samples=0)
+# Slots of which nearly every sector differs; one such operation is enough for a sample.
+WIDE = frozenset({"flash --no-activate", "flash over a written slot", "flash, fresh board"})
 FAULTS: tuple[tuple[BaseException, bool], ...] = (
     (OSError(errno.EIO, "Input/output error"), False),
     (KeyboardInterrupt(), False),
@@ -31,30 +39,46 @@ def scenario(folder: Path, name: str) -> Scenario:
     return next(one for one in scenarios(folder) if one.name == name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_cut(name: str, folder: Path, tell: Callable[[str, Tally], None]) -> None:
-    tally = explore(scenario(folder, name), depth=1 if name in WIDE else 2)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in WIDE else ()) for name in NAMES])
+def test_every_operation(name: str, folder: Path, tell: Callable[[str, Tally], None]) -> None:
+    tally = explore(scenario(folder, name), RAW, FEWER if name.startswith("flash") else replace(FEW, depth=2, again=200))
     tell(name, tally)
-    assert tally.states >= 4
+    assert len(tally.states) >= 2
     assert tally.steps >= 5
+    assert not tally.lost
+
+
+@pytest.mark.parametrize("place", [store.name for store in STORES if store is not RAW])
+@pytest.mark.parametrize("name", ["activate", "confirm", "revert, on trial", "service, after a fallback"])
+def test_the_environment_in_every_place(name: str, place: str, folder: Path, tell: Callable[[str, Tally], None]) -> None:
+    store = PLACES[place]
+    tally = explore(scenario(folder, name), store, FEW)
+    tell(f"{name} [{place}]", tally)
+    assert len(tally.states) >= 10
+    assert bool(tally.lost) is store.single
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("fault", "lasting"), FAULTS, ids=["I/O error", "SIGINT", "data read-only", "data full"])
 def test_every_fault(name: str, fault: BaseException, lasting: bool, folder: Path) -> None:
-    assert Explorer(scenario(folder, name)).fail(fault, lasting=lasting) >= 5
+    assert Explorer(scenario(folder, name), RAW, FEW).fail(fault, lasting=lasting) >= 4
 
 
-def lie(what: Callable[[Media], Disk | Tree]) -> Callable[[Scenario], Scenario]:
-    """The scenario on a part that acknowledges flushes and does nothing."""
+def lie(part: str) -> Callable[[Scenario], Scenario]:
+    """The scenario on a medium that acknowledges flushes and does nothing."""
 
     def spoiled(honest: Scenario) -> Scenario:
-        def prepare() -> Device:
-            device = honest.prepare()
-            what(device.media).lies = True
+        def prepare(store: EnvStore) -> Device:
+            device = honest.prepare(store)
+            found = device.machine.part(part)
+            if isinstance(found, Block):
+                device.machine.put(part, Block.of(replace(found.nature, lies=True), found.content))
+            else:
+                assert isinstance(found, Files)
+                device.machine.put(part, Files.with_files(found.seen, found.folders, lies=True))
             return device
 
-        return Scenario(**{**{name: getattr(honest, name) for name in honest.__dataclass_fields__}, "prepare": prepare})
+        return replace(honest, prepare=prepare)
 
     return spoiled
 
@@ -62,50 +86,96 @@ def lie(what: Callable[[Media], Disk | Tree]) -> Callable[[Scenario], Scenario]:
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("flash, both slots good", lambda media: media.slots["A"]),
-        ("flash --no-activate", lambda media: media.slots["B"]),
-        ("flash, both slots good", lambda media: media.env),
-        ("confirm", lambda media: media.env),
-        ("revert, steady", lambda media: media.files),
-        ("activate", lambda media: media.files),
+        ("flash, both slots good", "A.rootfs"),
+        ("flash --no-activate", "B.boot"),
+        ("flash, both slots good", "env"),
+        ("confirm", "env"),
+        ("revert, steady", "files"),
+        ("activate", "files"),
     ],
 )
-def test_a_lying_medium_is_noticed(name: str, part: Callable[[Media], Disk | Tree], folder: Path) -> None:
+def test_a_lying_medium_is_noticed(name: str, part: str, folder: Path) -> None:
     with pytest.raises(Violation):
-        explore(lie(part)(scenario(folder, name)), depth=1)
+        explore(lie(part)(scenario(folder, name)), RAW, FEW)
 
 
-def media_with(env: Disk | None = None, files: Tree | None = None) -> Media:
-    return Media(env or Disk("env", [b"0"] * 4), {}, files or Tree())
+# ---- the models themselves
+
+
+def left(part: Block | Files | Flash, most: int = 4096) -> set[object]:
+    """What a cut may leave of a medium."""
+    return {found[0] for found in survivors((part,), 0, most, 256)}
+
+
+def contents(part: Block) -> set[bytes]:
+    return {found.content for found in left(part) if isinstance(found, Block)}
 
 
 def test_unflushed_sectors_are_lost_torn_or_whole_in_every_combination() -> None:
-    disk = Disk("env", [b"old!"] * 3)
-    disk.write(0, b"newA")
-    disk.write(2, b"newC")
-    left = {tuple(after.env.sectors) for after in media_with(disk).survivors()}
-    first, third = (b"old!", b"ned!", b"newA"), (b"old!", b"ned!", b"newC")
-    assert left == {(one, b"old!", other) for one, other in itertools.product(first, third)}
-    assert torn(b"newA", b"old!") == b"ned!"
+    disk = Block.of(Nature("d", 512), b"o" * 1536).thaw()
+    disk.write(0, b"A" * 512)
+    disk.write(1024, b"C" * 512)
+    one = {b"o" * 512, b"A" * 512, b"A" * 64 + b"o" * 448, b"A" * 256 + b"o" * 256, b"o" * 256 + b"A" * 256, (b"o" * 64 + b"A" * 64) * 4}
+    assert contents(disk.freeze()) == {first + b"o" * 512 + third.replace(b"A", b"C") for first in one for third in one}
     disk.flush()
-    assert {tuple(after.env.sectors) for after in media_with(disk).survivors()} == {(b"newA", b"old!", b"newC")}
+    assert contents(disk.freeze()) == {b"A" * 512 + b"o" * 512 + b"C" * 512}
+
+
+def test_a_sector_of_4096_bytes_tears_where_its_logical_sectors_end() -> None:
+    disk = Block.of(Nature("d", 4096), b"o" * 4096).thaw()
+    disk.write(0, b"n" * 4096)
+    found = contents(disk.freeze())
+    assert {b"o" * 4096, b"n" * 4096, b"n" * 512 + b"o" * 3584, b"n" * 2048 + b"o" * 2048, b"o" * 2048 + b"n" * 2048} < found
+    assert all(len(set(data[at : at + 512])) == 1 for data in found for at in range(0, 4096, 512))
+
+
+def test_the_newest_of_two_writes_may_be_the_one_that_is_lost() -> None:
+    disk = Disk(Nature("d", 512), b"o" * 512)
+    disk.write(0, b"1" * 512)
+    disk.write(0, b"o" * 512)
+    assert disk.read(0, 512) == b"o" * 512
+    assert {b"o" * 512, b"1" * 512} <= contents(disk.freeze())
 
 
 def test_many_unflushed_sectors_are_sampled_with_the_extremes() -> None:
-    disk = Disk("env", [b"old!"] * 8)
-    for number in range(8):
-        disk.write(number, b"new!")
-    left = {tuple(after.env.sectors) for after in media_with(disk).survivors()}
-    assert 60 <= len(left) <= 3**8
-    assert (b"old!",) * 8 in left
-    assert (b"new!",) * 8 in left
-    assert {(b"new!",) * n + (b"old!",) * (8 - n) for n in range(9)} <= left
+    disk = Block.of(Nature("d", 512), b"o" * 4096).thaw()
+    disk.write(0, b"n" * 4096)
+    found = contents_of_many(disk.freeze())
+    assert 100 <= len(found) <= 1000
+    assert {b"n" * 512 * n + b"o" * 512 * (8 - n) for n in range(9)} <= found
+    assert {b"o" * 512 * n + b"n" * 512 * (8 - n) for n in range(9)} <= found
+
+
+def contents_of_many(part: Block) -> set[bytes]:
+    return {found.content for found in left(part, most=1000) if isinstance(found, Block)}
+
+
+@pytest.mark.parametrize("kind", [NOR, NAND])
+def test_flash_is_cut_in_the_middle_of_an_erase_and_of_a_program(kind: int) -> None:
+    chip = Flash.of(ChipKind("c", kind, 1024), bytes(2048)).thaw()
+    during: list[Flash] = []
+    chip.listen(lambda step, inside: during.append(chip.freeze()) if inside else None)
+    chip.erase(0)
+    chip.program(0, b"\x0f" * 1024)
+    erased, programmed = (left(part) for part in during)
+    assert {part.content[:1024] for part in erased if isinstance(part, Flash)} >= {bytes(1024), b"\xff" * 1024}
+    torn = [part for part in programmed if isinstance(part, Flash)]
+    assert all(part.content[1024:] == bytes(1024) for part in torn)
+    if kind == NAND:
+        with pytest.raises(OSError, match="Bad message"):
+            next(part for part in torn if part.unreadable).thaw().read(0, PAGE_BYTES)
+        chip.erase(0)
+        assert not chip.freeze().unreadable
+    else:
+        assert b"\x0f" * 512 + b"\xff" * 512 in {part.content[:1024] for part in torn}
+    with pytest.raises(AssertionError, match="without an erase"):
+        chip.program(1024, b"\x01" * 512)
 
 
 @pytest.mark.parametrize("leave_out", ["nothing", "fsync of the file", "fsync of the folder"])
 def test_the_file_system_model_keeps_only_what_was_synced(leave_out: str) -> None:
-    tree = Tree(names={"/": -1, "/d": -1}, kept={"/": -1, "/d": -1})
-    replace(Path("/d/f"), b"first, a little longer than what is written at once", files=tree)
+    tree = Files.with_files({}, ("/", "/d")).thaw()
+    replace_file(Path("/d/f"), b"first, a little longer than what is written at once", files=tree)
     fd = tree.open(Path("/d/f.new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     tree.write(fd, memoryview(b"second"))
     if leave_out != "fsync of the file":
@@ -116,19 +186,19 @@ def test_the_file_system_model_keeps_only_what_was_synced(leave_out: str) -> Non
         folder = tree.open(Path("/d"), os.O_RDONLY, 0)
         tree.fsync(folder)
         tree.close(folder)
-    left = {after.files.content().get("/d/f") for after in media_with(files=tree).survivors()}
+    found = {after.content.get("/d/f") for after in left(tree.freeze()) if isinstance(after, Files)}
     expected = {
         "nothing": {b"second"},
-        "fsync of the file": {b"second", b"sec", bytes(6), b""},
+        "fsync of the file": {b"second", b"sec", bytes(6), b"\0\0\0ond", b""},
         "fsync of the folder": {b"second", b"first, a little longer than what is written at once"},
     }
-    assert left == expected[leave_out]
+    assert found == expected[leave_out]
 
 
 def test_a_new_folder_goes_with_everything_in_it_until_its_parent_is_synced() -> None:
-    tree = Tree()
+    tree = Files.with_files({}).thaw()
     tree.mkdir(Path("/d"), 0o700)
-    replace(Path("/d/f"), b"data", files=tree)
-    left = [after.files.content() for after in media_with(files=tree).survivors()]
-    assert {} in left
-    assert {"/d/f": b"data"} in left
+    replace_file(Path("/d/f"), b"data", files=tree)
+    found = [after.content for after in left(tree.freeze()) if isinstance(after, Files)]
+    assert {} in found
+    assert {"/d/f": b"data"} in found

@@ -23,6 +23,7 @@ class Mutant:
     old: str
     new: str
     scenario: str
+    place: str = "disk"
 
 
 _WRITTEN = 'SaveRecord(written, f"slot {slot} is written and verified"),'
@@ -30,6 +31,17 @@ _STEP_3 = "if slot in boot.order or boot.left.get(slot, 0) > 0 or boot.fresh or 
 _ARM = '(CommitBoot(state, f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
 _CONFIRM = '(CommitBoot(state, f"slot {booted} is confirmed"), SaveRecord(record, f"slot {booted} is confirmed"))'
 _FALLBACK = 'steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"take slot {slot} out after its fallback"))'
+_NOR = """    area = loaded.areas[target]
+    area.write(encode(environment, area.location.size_bytes, loaded.scheme, next_flag(old.flag, loaded.scheme)))
+    if loaded.scheme is Scheme.BOOLEAN:
+        loaded.areas[loaded.current].mark_obsolete()
+"""
+_NOR_FIRST = """    area = loaded.areas[target]
+    if loaded.scheme is Scheme.BOOLEAN:
+        area.mark_obsolete()
+        area = loaded.areas[loaded.current]
+    area.write(encode(environment, area.location.size_bytes, loaded.scheme, next_flag(old.flag, loaded.scheme)))
+"""
 _STATEDIR, _DURABLE = "devices/statedir.py", "devices/durable.py"
 
 MUTANTS = (
@@ -81,6 +93,37 @@ MUTANTS = (
         '"another boot"',
         "activate",
     ),
+    Mutant(
+        "the chain is used before it is kept",
+        "operations/keyring.py",
+        "        state.save_keyring(step.data)\n",
+        "",
+        "flash that brings keyrings",
+    ),
+    Mutant(
+        "TPM before the boot store", "machine.py", "(*steps, RaiseFloor(risen))", "(RaiseFloor(risen), *steps)", "confirm, floor in a TPM"
+    ),
+    Mutant(
+        "TPM never made up for", "machine.py", "if facts.outside is not None and facts.outside < known:", "if False:", "service, TPM behind"
+    ),
+    Mutant(
+        "a newer record is overwritten",
+        _STATEDIR,
+        "                self._keep_unknown(name)\n",
+        "",
+        "confirm, newer record beside",
+    ),
+    Mutant("old mark cleared first on NOR", "bootloaders/uboot.py", _NOR, _NOR_FIRST, "confirm", "nor"),
+    Mutant(
+        "a cut erase is never done again",
+        "bootloaders/envflash.py",
+        "        except MediumError:\n            # An erase",
+        "        except ZeroDivisionError:\n            # An erase",
+        "activate",
+        "nand",
+    ),
+    Mutant("slot never flushed", "transfer/slots.py", "            target.flush()\n", "            pass\n", "flash, both slots good"),
+    Mutant("leftover not truncated", _DURABLE, " | os.O_TRUNC", "", "revert, steady"),
 )
 # What the design names; the others run with everything.
 _NAMED = frozenset(mutant.name for mutant in MUTANTS[:4])
@@ -90,10 +133,10 @@ def _params() -> list[object]:
     return [pytest.param(m, id=m.name, marks=() if m.name in _NAMED else pytest.mark.slow) for m in MUTANTS]
 
 
-def _simulate(folder: Path, scenario: str) -> subprocess.CompletedProcess[str]:
+def _simulate(folder: Path, scenario: str, place: str = "disk") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-m", "tests.sim", "--depth", "1", scenario]
+    command = [sys.executable, "-m", "tests.sim", "--depth", "1", "--jobs", "1", "--few", "--place", place, scenario]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 
@@ -108,7 +151,7 @@ def test_a_seeded_bug_is_found(mutant: Mutant, tmp_path: Path) -> None:
     if "replace(step" in mutant.new:
         text = text.replace("from dataclasses import dataclass, field", "from dataclasses import dataclass, field, replace")
     path.write_text(text)
-    done = _simulate(tmp_path, mutant.scenario)
+    done = _simulate(tmp_path, mutant.scenario, mutant.place)
     assert f"# {tmp_path}/abupdate/__init__.py" in done.stdout
     assert "VIOLATION" in done.stdout, f"not found:\n{done.stdout}\n{done.stderr}"
     assert done.returncode == 1

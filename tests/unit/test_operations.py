@@ -18,7 +18,10 @@ from abupdate.operations.board import Board
 from abupdate.operations.status import status
 from abupdate.operations.verify import Verified, verify
 from abupdate.ports import Bootloader
-from tests.sim.device import SLOTS, V1, V2, V3, Bundle, Device, new_device, reboot
+from tests.sim.blocks import Block
+from tests.sim.device import SLOTS, V1, V2, V3, Device, new_device, reboot
+from tests.sim.filesystem import Files
+from tests.sim.installer import Opened
 
 IMAGES = {slot: {"rootfs": Path(f"/dev/{slot}")} for slot in SLOTS}
 
@@ -53,12 +56,28 @@ def states(device: Device) -> dict[str, SlotState]:
 
 def untouched(device: Device, call: Callable[[], object], error: type[AbupdateError], match: str) -> None:
     """The call raises and no medium sees a write."""
-    steps: list[str] = []
-    device.media.listen(lambda step: None if step.startswith("fsync") else steps.append(step))
+    device.machine.journal.clear()
     with pytest.raises(error, match=match):
         call()
-    device.media.listen(lambda step: None)
-    assert steps == []
+    assert [moment.step for moment in device.machine.journal if not moment.step.startswith("fsync")] == []
+
+
+def without(device: Device, *names: str) -> None:
+    """Files of state_dir are lost."""
+    files = device.machine.part("files")
+    assert isinstance(files, Files)
+    gone = {f"/data/abupdate/{name}" for name in names}
+    assert gone <= files.seen.keys()
+    rest = {path: data for path, data in files.seen.items() if path not in gone}
+    device.machine.put("files", Files.with_files(rest, files.folders))
+
+
+def rot(device: Device, name: str, offset: int) -> None:
+    """A byte of a slot's image changes."""
+    part = device.machine.part(name)
+    assert isinstance(part, Block)
+    changed = bytes([part.content[offset] ^ 1])
+    device.machine.put(name, Block.of(part.nature, part.content[:offset] + changed + part.content[offset + 1 :]))
 
 
 # -- flash and activate
@@ -76,9 +95,9 @@ def test_flash_opens_the_bundle_only_when_it_may_write(device: Device) -> None:
     device.flash(V2)
     opened: list[int] = []
 
-    def bundle() -> Bundle:
+    def bundle() -> Opened:
         opened.append(1)
-        return Bundle(V3)
+        return device.opened(V3)
 
     untouched(device, lambda: flashing.flash(device.board(), device.slots, bundle, silent), Busy, "armed and waits for a reboot")
     assert not opened
@@ -86,7 +105,7 @@ def test_flash_opens_the_bundle_only_when_it_may_write(device: Device) -> None:
 
 def test_a_store_that_can_tear_is_not_flashed_over(device: Device) -> None:
     board = replace(device.board(), tears="a single environment can be lost")
-    untouched(device, lambda: flashing.flash(board, device.slots, lambda: Bundle(V2), silent), ConfigError, "single environment")
+    untouched(device, lambda: flashing.flash(board, device.slots, lambda: device.opened(V2), silent), ConfigError, "single environment")
     untouched(device, lambda: flashing.activate(board, device.slots, str, None, silent), ConfigError, "single environment")
 
 
@@ -100,7 +119,7 @@ def test_a_write_that_fails_leaves_the_running_slot_and_says_why(device: Device,
         raise error
 
     with pytest.raises(type(error)):
-        flashing.flash(device.board(), device.slots, lambda: Bundle(V3), progress)
+        flashing.flash(device.board(), device.slots, lambda: device.opened(V3), progress)
     facts = device.facts()
     assert facts.boot is not None
     assert (facts.boot.order, facts.boot.left["A"], facts.boot.trial) == (("B",), 0, None)
@@ -120,17 +139,18 @@ def test_activate_wants_the_head_of_what_is_written(device: Device) -> None:
         NothingToDo,
         "not of the bundle on slot B",
     )
-    head = device.media.files.names.pop("/data/abupdate/head.B")
+    files = device.machine.part("files")
+    without(device, "head.B")
     untouched(device, device.activate, NothingToDo, "manifest of slot B is lost")
-    device.media.files.names["/data/abupdate/head.B"] = head
+    device.machine.put("files", files)
     device.activate()
     assert machine.situation(device.facts()) is Situation.ARMED
 
 
 def test_activate_reads_the_slot_again(device: Device) -> None:
     device.flash(V2, activate=False)
-    device.media.slots["B"].sectors[0] = b"rot"
-    with pytest.raises(Failed, match="differs in block 0"):
+    rot(device, "B.boot", 0)
+    with pytest.raises(Failed, match="image boot: it differs near byte 0"):
         device.activate()
     assert machine.situation(device.facts()) is Situation.STEADY
 
@@ -319,10 +339,9 @@ def test_status_changes_nothing(device: Device) -> None:
     device.flash(V2)
     for _ in range(4):
         device = reboot(device)
-    steps: list[str] = []
-    device.media.listen(steps.append)
+    device.machine.journal.clear()
     document(device)
-    assert steps == []
+    assert device.machine.journal == []
 
 
 def test_verify_names_the_difference_and_who_may_have_made_it(device: Device) -> None:
@@ -336,22 +355,21 @@ def test_verify_names_the_difference_and_who_may_have_made_it(device: Device) ->
         check("A", False)
     with pytest.raises(ConfigError):
         check("C", False)
-    device.media.slots["B"].sectors[1] = b"changed"
+    rot(device, "B.rootfs", 8192)
     with pytest.raises(Failed, match="modified since flash"):
         check("B", True)
-    with pytest.raises(Failed, match="differs in block 1"):
+    with pytest.raises(Failed, match="image rootfs: it differs near byte 8192"):
         check("B", False)
 
 
 def test_doctor_rebuilds_an_unreadable_store_and_takes_an_unknown_trial_out(device: Device) -> None:
     device.flash(V2)
     shown: list[str] = []
-    for name in ("record.0", "record.1"):
-        del device.media.files.names[f"/data/abupdate/{name}"]
+    without(device, "record.0", "record.1")
     assert machine.situation(device.facts()) is Situation.UNKNOWN
     assert doctor.fix(device.board(), shown.append) == len(shown) == 2
     assert machine.situation(device.facts()) is Situation.STEADY
-    device.media.env.sectors[:] = [b"\xff" * 512] * 4
+    device.machine.put("env", device.store.media.blank())
     (finding,) = doctor.check_state(device.board())
     assert finding.grade is doctor.Grade.FAIL
     shown.clear()

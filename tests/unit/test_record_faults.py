@@ -16,7 +16,7 @@ from abupdate.operations import board as boards
 from abupdate.operations import flash as flashing
 from abupdate.operations import verdict
 from abupdate.operations.board import Board
-from tests.sim.device import V2, V3, Bundle, Device, new_device, reboot
+from tests.sim.device import V2, V3, Device, new_device, reboot
 
 
 class Failing:
@@ -80,7 +80,7 @@ def test_an_armed_slot_is_reported_even_where_the_record_cannot_say_so(device: D
     board, state = failing(device, is_armed)
     with caplog.at_level(logging.WARNING, logger="abupdate"):
         if verb == "flash":
-            done = flashing.flash(board, device.slots, lambda: Bundle(V2), silent)
+            done = flashing.flash(board, device.slots, lambda: device.opened(V2), silent)
         else:
             done = flashing.activate(board, device.slots, lambda head: V2.bundle, None, silent)
     assert state.failed
@@ -100,7 +100,7 @@ def test_an_armed_slot_is_reported_even_where_the_record_cannot_say_so(device: D
 def test_a_record_that_fails_before_the_store_is_armed_is_a_failure(device: Device) -> None:
     board, _ = failing(device, lambda number, record: record.attempt is not None and record.attempt.phase is Phase.WRITTEN)
     with pytest.raises(Failed, match="Input/output"):
-        flashing.flash(board, device.slots, lambda: Bundle(V2), silent)
+        flashing.flash(board, device.slots, lambda: device.opened(V2), silent)
     assert machine.situation(device.facts()) is Situation.STEADY
     device.flash(V2)
     assert machine.situation(device.facts()) is Situation.ARMED
@@ -126,7 +126,7 @@ def test_a_failure_after_the_store_is_armed_says_that_it_is(device: Device) -> N
             return state
 
     with pytest.raises(Failed) as raised:
-        flashing.flash(replace(device.board(), store=Blind()), device.slots, lambda: Bundle(V2), silent)  # type: ignore[arg-type]
+        flashing.flash(replace(device.board(), store=Blind()), device.slots, lambda: device.opened(V2), silent)  # type: ignore[arg-type]
     assert "slot B is armed all the same" in raised.value.hint
     assert machine.situation(device.facts()) is Situation.ARMED
     device.revert()
@@ -182,7 +182,7 @@ def test_activate_after_a_flash_that_was_cut_before_its_first_record(device: Dev
     device.flash(V2, activate=False)
     board, _ = failing(device, lambda number, record: record.attempt is not None and record.attempt.phase is Phase.WRITING)
     with pytest.raises(Failed):
-        flashing.flash(board, device.slots, lambda: Bundle(V3), silent)
+        flashing.flash(board, device.slots, lambda: device.opened(V3), silent)
     with pytest.raises(NothingToDo, match="not of the bundle on slot B"):
         device.activate()
     assert machine.situation(device.facts()) is Situation.STEADY
