@@ -68,6 +68,9 @@ def work(task: Task) -> Explored:
         tally = explore(scenario, store, task.limits)
     except Violation as broken:
         return Explored(task, violation=str(broken))
+    except Exception as error:
+        # Also on the way to the operation: what the code raises there is not for a power cut to find.
+        return Explored(task, violation=f"{task.operation} [{task.place}]: {error!r}")
     return Explored(task, tally.steps, tally.runs, tally.lost, b"".join(sorted(tally.states)))
 
 

@@ -123,7 +123,6 @@ MUTANTS = (
         "nand",
     ),
     Mutant("slot never flushed", "transfer/slots.py", "            target.flush()\n", "            pass\n", "flash, both slots good"),
-    Mutant("leftover not truncated", _DURABLE, " | os.O_TRUNC", "", "revert, steady"),
 )
 # What the design names; the others run with everything.
 _NAMED = frozenset(mutant.name for mutant in MUTANTS[:4])
