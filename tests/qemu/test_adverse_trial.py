@@ -71,17 +71,19 @@ def test_a_disk_that_crawls(device: Device) -> None:
 
 MISBEHAVES = """#!/bin/sh
 # First rounds: a flood, children that stay behind, a good end. Then: deaf and for ever.
-[ -e /run/hang ] || { sleep 1000 & setsid sleep 1000 & i=0; while [ $i -lt 3000 ]; do echo flood $i; i=$((i+1)); done; exit 0; }
+[ -e /run/hang ] || { sleep 1000 & setsid sleep 1000 & head -c 300000 /dev/zero; exit 0; }
 trap '' TERM INT HUP
 while :; do sleep 1000; done
 """
 
 
+@pytest.mark.slow
 def test_a_health_program_that_floods_forks_and_then_hangs(device: Device) -> None:
     """The service runs on trial with this program alone: it pets and waits, and goes back once the program hangs."""
     flash(device, "v2")
     assert device.reboot().slot == "B"
     service_pets(device)
+    device.wait(r"abupdate\[service\]: .*slot B is on trial", 30)
     device.check(f"mkdir -m 755 /run/health.d; cat >/run/health.d/50-bad <<'END'\n{MISBEHAVES}END\nchmod 755 /run/health.d/50-bad")
     device.check("mount --bind /run/health.d /etc/abupdate/health.d")
     # The running service has looked for programs already. Another one judges beside it, and takes the hardware once that is dead.
