@@ -83,7 +83,7 @@ def test_a_health_program_that_floods_forks_and_then_hangs(device: Device) -> No
     flash(device, "v2")
     assert device.reboot().slot == "B"
     service_pets(device)
-    device.wait(r"abupdate\[service\]: .*slot B is on trial", 30)
+    until("the service has looked for programs", lambda: "slot B is on trial" in device.console.text)
     device.check(f"mkdir -m 755 /run/health.d; cat >/run/health.d/50-bad <<'END'\n{MISBEHAVES}END\nchmod 755 /run/health.d/50-bad")
     device.check("mount --bind /run/health.d /etc/abupdate/health.d")
     # The running service has looked for programs already. Another one judges beside it, and takes the hardware once that is dead.
