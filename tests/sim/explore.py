@@ -103,6 +103,8 @@ class Explorer:
         lasting: it is the data partition that fails, from that step on; what happened meanwhile may stay unexplained then.
         Returns the number of runs.
         """
+        # A record of a newer version that cannot be put aside gives way all the same: saving goes on.
+        self.judge = Judge(replace(self.scenario, keeps=b""), self.start)
         steps: list[str] = []
         self.uncut.machine.fault = lambda name, step: steps.append(f"{name}: {step}")
         self._once(self.uncut)

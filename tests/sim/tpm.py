@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from abupdate.errors import Failed
 from tests.sim.blocks import Block, Disk, Nature
 from tests.sim.journal import Machine
 from tests.sim.parts import Part, Running
@@ -40,6 +41,9 @@ class Index:
         def write(running: Mapping[str, Running]) -> None:
             disk = running["tpm"]
             assert isinstance(disk, Disk)
-            disk.write_through(0, max(counter, int.from_bytes(disk.content, "big")).to_bytes(_BYTES, "big"))
+            try:
+                disk.write_through(0, max(counter, int.from_bytes(disk.content, "big")).to_bytes(_BYTES, "big"))
+            except OSError as error:
+                raise Failed(f"TPM: {error.strerror}") from error
 
         self._machine.call(("raise", counter), ("tpm",), write)
