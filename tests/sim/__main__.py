@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +26,8 @@ from tests.sim.scenarios import scenarios
 from tests.sim.stores import STORES
 
 # The first place is explored with every subset that is feasible, the others with fewer samples.
-WHOLE = Limits(depth=3, most=1024, samples=512, again=2500)
-OTHERS = Limits(depth=3, most=128, samples=64, again=1200)
+WHOLE = Limits(depth=3, most=512, samples=256, again=2000)
+OTHERS = Limits(depth=3, most=64, samples=32, again=700)
 FEW = Limits(depth=1, most=8, samples=0)
 
 
@@ -42,7 +43,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Explored:
-    """What came out. states: keys of all distinct states, one after the other. violation: empty, or the broken promise."""
+    """What came out. states: keys of all distinct states, one after the other. violation: empty, or the broken promise.
+
+    cpu_s: seconds of processor that it took."""
 
     task: Task
     steps: int = 0
@@ -50,6 +53,7 @@ class Explored:
     lost: int = 0
     states: bytes = b""
     violation: str = ""
+    cpu_s: float = 0.0
 
     def each(self) -> Iterator[bytes]:
         """The states' keys."""
@@ -62,6 +66,7 @@ def work(task: Task) -> Explored:
     # Nothing here makes cycles that matter, and there is much to walk through.
     gc.disable()
     journal.forget()
+    begun_s = time.process_time()
     scenario = next(one for one in scenarios(task.folder) if one.name == task.operation)
     store = next(one for one in STORES if one.name == task.place)
     try:
@@ -71,7 +76,7 @@ def work(task: Task) -> Explored:
     except Exception as error:
         # Also on the way to the operation: what the code raises there is not for a power cut to find.
         return Explored(task, violation=f"{task.operation} [{task.place}]: {error!r}")
-    return Explored(task, tally.steps, tally.runs, tally.lost, b"".join(sorted(tally.states)))
+    return Explored(task, tally.steps, tally.runs, tally.lost, b"".join(sorted(tally.states)), cpu_s=time.process_time() - begun_s)
 
 
 def tasks(folder: Path, options: argparse.Namespace) -> list[Task]:
@@ -103,11 +108,18 @@ def main() -> int:
         if not chosen:
             parser.error("no such operation or place")
         if options.jobs > 1:
-            with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=8) as pool:
-                done = list(pool.imap_unordered(work, chosen))
+            with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=6) as pool:
+                done = [_tell(one) for one in pool.imap_unordered(work, chosen)]
         else:
-            done = [work(task) for task in chosen]
+            done = [_tell(work(task)) for task in chosen]
     return report(chosen, done)
+
+
+def _tell(one: Explored) -> Explored:
+    """One line of progress."""
+    found = one.violation[:200] or f"{len(one.states) // 16} states, {one.cpu_s:.1f} s"
+    print(f"{one.task.operation} [{one.task.place}]: {found}", file=sys.stderr, flush=True)
+    return one
 
 
 def report(chosen: list[Task], done: list[Explored]) -> int:
