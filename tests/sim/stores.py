@@ -293,7 +293,8 @@ class EnvStore:
         return UBootStore(
             config_of(self, folder),
             SLOTS,
-            lock_path=folder / "lock",
+            # Two explorations side by side are not two programs on one device.
+            lock_path=folder / f"lock.{os.getpid()}",
             lock_wait_s=0.0,
             default_environment=folder / "none",
             find_area=lambda location: self.media.area(running, location),
