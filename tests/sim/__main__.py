@@ -26,8 +26,8 @@ from tests.sim.scenarios import scenarios
 from tests.sim.stores import STORES
 
 # The first place is explored with every subset that is feasible, the others with fewer samples.
-WHOLE = Limits(depth=3, most=512, samples=256, again=2000)
-OTHERS = Limits(depth=3, most=64, samples=32, again=700)
+WHOLE = Limits(depth=3, most=128, samples=64, again=1500)
+OTHERS = Limits(depth=3, most=16, samples=8, again=700)
 FEW = Limits(depth=1, most=8, samples=0)
 
 
