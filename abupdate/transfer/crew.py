@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 Progress = Callable[[int], None]
 
@@ -44,8 +45,9 @@ class Crew:
         threads = [threading.Thread(target=self._guard, args=(work,), name=f"abupdate-{n}", daemon=True) for n in range(crew_size())]
         self._running = len(threads)
         try:
-            for thread in threads:
-                thread.start()
+            with _without_signals():
+                for thread in threads:
+                    thread.start()
             self._watch(progress)
         except BaseException:
             self.stop.set()
@@ -54,7 +56,6 @@ class Crew:
             if self.stopping and cancel is not None:
                 cancel()
             for thread in threads:
-                # Not "those that start() returned for": an interruption can fall between a thread's start and the return.
                 with contextlib.suppress(RuntimeError):  # never started
                     thread.join()
         if self._error is not None:
@@ -86,6 +87,19 @@ class Crew:
             with self._changed:
                 self._running -= 1
                 self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    """Signals wait, and the threads that are started here leave them to this one for good.
+
+    A handler that raises inside Thread.start() leaves the threading module's lists in a state that it cannot mend itself.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def crew_size() -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -98,3 +100,41 @@ def test_control_c_cancels_what_waits() -> None:
     killer.join()
     assert crew.stopping
     assert names() == []
+
+
+_INTERRUPTED_WHILE_STARTING = """
+import os, signal, sys
+from abupdate.errors import Failed
+from abupdate.transfer.crew import Crew, crew_size
+
+class Interrupted(Failed):
+    pass
+
+def interrupt(number, frame):
+    raise Interrupted("interrupted")
+
+started = 0
+
+def watch(frame, event, called):
+    global started
+    if event == "c_return" and getattr(called, "__name__", "") == "start_new_thread":
+        started += 1
+        if started == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+crew = Crew()
+signal.signal(signal.SIGTERM, interrupt)
+sys.setprofile(watch)
+try:
+    crew.run(lambda: crew.stop.wait(5), lambda done: None)
+except Interrupted:
+    assert started == crew_size(), started
+    assert crew.stopping
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    print("interrupted, once all threads ran")
+"""
+
+
+def test_a_signal_while_threads_start_waits_until_they_run() -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED_WHILE_STARTING], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted, once all threads ran\n", "")
