@@ -1,8 +1,14 @@
-"""For all tests: signals as a terminal hands them out, also where the suite is started in the background."""
+"""For all tests: signals as a terminal hands them out, also where the suite is started in the background; no blame for a busy machine."""
 
 from __future__ import annotations
 
 import signal
+
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy with other tests is no fault of the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_configure() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from hypothesis import settings
 
 from abupdate.formats import contentkey, keyring, signature
 from abupdate.formats.contentkey import Identity
@@ -19,10 +18,6 @@ from abupdate.host.recipients import Seal
 from abupdate.host.signing import sign_all
 from abupdate.host.spec import load
 from abupdate.model import Keyring, PublicKey, Role, RoleName
-
-# A machine that is busy with other tests is no fault of the code.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 NAMES = ("root", "release-1", "release-2", "security", "admin", "stranger")
 
