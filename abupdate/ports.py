@@ -185,7 +185,7 @@ class OpenBundle(Protocol):
         """What was signed."""
 
     def head(self) -> bytes:
-        """Header, manifest, signatures and verified chunk tables, as they are kept in `state_dir`."""
+        """Header, manifest, signatures and verified chunk tables, as they are kept in `state_dir`: without the keyring's chain."""
 
 
 class SlotContents(Protocol):

@@ -234,12 +234,12 @@ def _read_keyring(path: Path) -> bytes:
         raise ConfigError(f"keyring {path} cannot be read: {error.strerror}", "[trust] keyring names it") from error
 
 
-def contents(settings: Settings, max_rate: int | None = None, sealed: Open | None = None) -> DeviceSlots:
-    """The slots' images on their devices. sealed: opens stored heads, the recollection by default."""
+def contents(settings: Settings, max_rate: int | None = None, open_head: Open | None = None) -> DeviceSlots:
+    """The slots' images on their devices. open_head: decides about stored heads, the recollection by default."""
     from abupdate.transfer.slots import DeviceSlots
 
     images = {slot: part.images for slot, part in settings.slots.items()}
-    return DeviceSlots(images, max_rate, sealed=sealed or recollection(settings))
+    return DeviceSlots(images, max_rate, open_head=open_head or recollection(settings))
 
 
 def tolerant(settings: Settings, *, service: bool = False) -> Board:

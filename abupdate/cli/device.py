@@ -79,7 +79,7 @@ def activate(options: Namespace) -> int:
         return parse_stored_head(head, admit).signed.manifest.bundle_id.hex()
 
     report = progress(options.progress, quiet=options.quiet)
-    done = operation.activate(board, wiring.contents(settings, sealed=admit), check_head, options.slot, report)
+    done = operation.activate(board, wiring.contents(settings, open_head=admit), check_head, options.slot, report)
     document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": True, "reboot_needed": True}
     say(options, document, f"slot {done.slot} (version {done.version}) boots next, on trial: reboot needed")
     return 0

@@ -232,8 +232,19 @@ class Head:
 
     @property
     def raw(self) -> bytes:
-        """The head's bytes, from which `parse_stored_head` makes it again."""
+        """The head's bytes as they were read."""
         return self.signed.raw + self.tables.raw
+
+    @property
+    def kept(self) -> bytes:
+        """What `state_dir` keeps, from which `parse_stored_head` makes it again: a head without a chain.
+
+        The chain's keyrings have a place of their own there, and a release that knows no chains reads this head too.
+        """
+        signed = self.signed
+        start = HEADER.size + signed.header.manifest_bytes
+        block = signed.raw[start : start + signed.header.signatures_bytes]
+        return build_head(signed.manifest_bytes, block, signed.header.tables_bytes, signed.header.payload_bytes) + self.tables.raw
 
 
 Open = Callable[[Envelope], Signed]
@@ -274,7 +285,7 @@ def read_head(read: Read, size_bytes: int | None, open_: Open = decode) -> Head:
 
 
 def parse_stored_head(data: bytes, open_: Open = decode) -> Head:
-    """Decode a head that was kept without its payload (`Head.raw`). open_: decides about the signatures. Raises Refused."""
+    """Decode a head that was kept without its payload (`Head.kept`). open_: decides about the signatures. Raises Refused."""
     view = memoryview(data)
     position = 0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from abupdate.devices.block import open_readonly, open_target
 from abupdate.errors import ConfigError, Refused
-from abupdate.formats.bundle import Open, Tables, parse_stored_head, read_signed, read_tables
+from abupdate.formats.bundle import Head, Open, Tables, parse_stored_head, read_signed, read_tables
 from abupdate.formats.codec import Opener
 from abupdate.model import ImageKind, Manifest, Sealing
 from abupdate.ports import OpenBundle, Progress, Source, Target
@@ -59,7 +59,7 @@ class Bundle:
 
     def head(self) -> bytes:
         """See ports.OpenBundle."""
-        return self._signed.raw + self.tables.raw
+        return Head(self._signed, self.tables).kept
 
 
 class DeviceSlots:
@@ -70,11 +70,11 @@ class DeviceSlots:
         slots: Mapping[str, Mapping[str, Path]],
         max_rate: int | None = None,
         *,
-        sealed: Open,
+        open_head: Open,
         open_target: Callable[[Path], Target] = open_target,
         open_readonly: Callable[[Path], Target] = open_readonly,
     ) -> None:
-        """slots: slot -> image -> device. max_rate: bytes a second read from the source. sealed: checks a stored head's signatures.
+        """slots: slot -> image -> device. max_rate: bytes a second read from the source. open_head: decides about stored heads.
 
         open_target, open_readonly: as in devices/block.py; the crash simulator has its own.
         """
@@ -82,7 +82,7 @@ class DeviceSlots:
         self._open_readonly = open_readonly
         self._slots = slots
         self._max_rate = max_rate
-        self._sealed = sealed
+        self._open_head = open_head
         self._claimed: dict[str, dict[str, Target]] = {}
 
     @contextmanager
@@ -134,7 +134,7 @@ class DeviceSlots:
 
     def verify(self, slot: str, head: bytes, progress: Progress) -> None:
         """See ports.SlotContents. Uses the claimed devices, or opens them for reading."""
-        parsed = parse_stored_head(head, self._sealed)
+        parsed = parse_stored_head(head, self._open_head)
         images = parsed.signed.manifest.images
         total = sum(image.size_bytes for image in images)
         before = 0

@@ -127,6 +127,17 @@ def test_the_stored_head_is_the_head(small_bundle: bytes, ring: Keyring) -> None
             bundle.parse_stored_head(head.raw + tail)
 
 
+def test_what_is_kept_of_a_head_is_all_but_its_chain(small_bundle: bytes, ring: Keyring) -> None:
+    plain = as_file(small_bundle, ring)
+    assert plain.kept == plain.raw
+    signed = plain.signed
+    block = signed.raw[HEADER.size + len(signed.manifest_bytes) :]
+    start = bundle.build_head(signed.manifest_bytes, block, signed.header.tables_bytes, signed.header.payload_bytes, b"of keyrings")
+    data = start + small_bundle[len(signed.raw) :]
+    chained = bundle.read_head(BytesIO(data).read, len(data))
+    assert (chained.signed.chain, chained.kept) == (b"of keyrings", plain.raw)
+
+
 def test_tables_are_not_read_before_the_signatures_are_accepted(small_bundle: bytes, ring: Keyring) -> None:
     source = BytesIO(small_bundle)
     signed = bundle.read_signed(source.read, len(small_bundle))

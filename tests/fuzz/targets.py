@@ -78,6 +78,7 @@ def _agree(head: Head, data: bytes) -> None:
     signed = head.signed
     assert head.raw == data[: len(head.raw)]
     assert bundle.parse_stored_head(head.raw) == head
+    assert bundle.parse_stored_head(head.kept).tables.raw == head.tables.raw
     block = signature.pack_block(signed.signatures)
     tables = b"".join(
         chunktable.pack_header(len(chunks)) + b"".join(map(chunktable.pack_entry, chunks))

@@ -176,7 +176,7 @@ class Victim:
         """Flash from a source; the exit code. Any error but the project's own leaves this function."""
         admit = wiring.admission(self._settings)
         images = {slot: part.images for slot, part in self._settings.slots.items()}
-        contents = DeviceSlots(images, sealed=admit, open_target=self._open)
+        contents = DeviceSlots(images, open_head=admit, open_target=self._open)
         try:
             flash(self._board, contents, lambda: Bundle(source, admit, wiring.unsealing(self._settings)), lambda *_: None)
         except AbupdateError as error:

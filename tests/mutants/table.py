@@ -634,7 +634,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "slot: the stored manifest's signatures are not checked",
         "abupdate/transfer/slots.py",
-        "parsed = parse_stored_head(head, self._sealed)",
+        "parsed = parse_stored_head(head, self._open_head)",
         "parsed = parse_stored_head(head)",
         "whoever writes state_dir decides what `verify` calls right",
         _REFUSED,

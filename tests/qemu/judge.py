@@ -298,7 +298,7 @@ class Judge:
         head = self._heads[NEW]
         if known.bundle != head.signed.manifest.bundle_id.hex():
             yield f"the record calls slot B {known.version}, bundle {known.bundle[:8]}"
-        elif state.load_head("B") != head.raw:
+        elif state.load_head("B") != head.kept:
             yield "the record speaks of slot B, and the manifest that was kept is not the bundle's"
 
     # ---- what the agent would say, and what it has said

@@ -36,7 +36,7 @@ IDENTITY = Identity("sim", "", __version__)
 
 @dataclass(frozen=True)
 class Content:
-    """One release: its bundle's bytes and what its images look like on a slot."""
+    """One release: its bundle's bytes, what `state_dir` keeps of them (head), and what its images look like on a slot."""
 
     version: str
     counter: int
@@ -98,17 +98,16 @@ def resigned(content: Content, key: str, chain: bytes) -> Content:
     old = bundle.parse_stored_head(content.head)
     manifest_bytes = old.signed.manifest_bytes
     block = signature.pack_block(sign_all([pair(key)], signature.message(signature.Domain.BUNDLE, manifest_bytes)))
-    payload = content.data[len(content.head) :]
+    payload = content.data[len(content.data) - old.signed.header.payload_bytes :]
     head = bundle.build_head(manifest_bytes, block, len(old.tables.raw), len(payload), chain)
     return _content(head + old.tables.raw + payload, content.images)
 
 
 def _content(data: bytes, images: tuple[bytes, ...]) -> Content:
     payload_bytes = bundle.HEADER.unpack_from(data)[7]
-    head = data[: len(data) - payload_bytes]
-    signed = bundle.parse_stored_head(head).signed
-    manifest = signed.manifest
-    return Content(manifest.version, manifest.security_counter, manifest.bundle_id.hex(), head, data, manifest, images, signed.chain)
+    head = bundle.parse_stored_head(data[: len(data) - payload_bytes])
+    manifest, chain = head.signed.manifest, head.signed.chain
+    return Content(manifest.version, manifest.security_counter, manifest.bundle_id.hex(), head.kept, data, manifest, images, chain)
 
 
 V1, V2, V3 = (release(number) for number in (1, 2, 3))

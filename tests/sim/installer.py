@@ -129,7 +129,7 @@ def _slots(disks: Mapping[str, Disk], journal: list[tuple[str, int, bytes | None
         return _Place(path.name, disks[path.name], journal, lock)
 
     paths = {slot: {image: Path(f"/dev/{slot}.{image}") for image in IMAGES} for slot in ("A", "B")}
-    return DeviceSlots(paths, sealed=open_, open_target=place, open_readonly=place)
+    return DeviceSlots(paths, open_head=open_, open_target=place, open_readonly=place)
 
 
 def _silence(phase: str, done: int, total: int) -> None:

@@ -231,13 +231,22 @@ def test_a_stored_head_whose_signatures_are_nobody_s(workstation: Workstation, k
         assert "sign" in done.err
 
 
-def test_activate_walks_the_stored_chain(workstation: Workstation, rotated: Rotated, tmp_path: Path) -> None:
-    workstation.ok("flash", rotated.carrying(tmp_path, rotated.new, rotated.chain), "--no-activate")
+def test_activate_needs_the_keyring_that_was_kept(workstation: Workstation, rotated: Rotated, tmp_path: Path) -> None:
+    """The chain is not kept with the manifest: what it brought is state_dir's own, and can come again from elsewhere."""
+    bundle = rotated.carrying(tmp_path, rotated.new, rotated.chain)
+    workstation.ok("flash", bundle, "--no-activate")
+    assert bundle_format.parse_stored_head((workstation.state / "head.B").read_bytes()).signed.chain == b""
+    kept = (workstation.state / "keyring").read_bytes()
     (workstation.state / "keyring").unlink()
     workstation.ok("verify", "B")
-    assert version(workstation) == (1, "factory"), "verify keeps nothing"
+    before = workstation.snapshot()
+    refused = workstation.run("activate")
+    assert (refused.code, "signed by 0 of the keyring's release keys" in refused.err) == (3, True)
+    assert workstation.snapshot() == before
+    workstation.ok("keyring", "update", rotated.chain)
+    assert (workstation.state / "keyring").read_bytes() == kept
     workstation.ok("activate")
-    assert version(workstation) == (3, "state_dir")
+    assert workstation.slot_state("B") == "trial"
 
 
 def test_a_stored_keyring_that_others_can_write_is_passed_over(workstation: Workstation, kit: Kit, rotated: Rotated) -> None:

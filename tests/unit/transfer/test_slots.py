@@ -39,7 +39,7 @@ def test_every_image_is_flushed_after_the_last_write(tmp_path: Path) -> None:
         open_target(path).close()
         return Noted(path, os.open(path, os.O_RDWR), direct=False)
 
-    slots = DeviceSlots({"B": places}, sealed=decode, open_target=opened)
+    slots = DeviceSlots({"B": places}, open_head=decode, open_target=opened)
     with slots.claim("B"), open_source(str(GOLDEN)) as source:
         slots.write("B", Bundle(source, decode, sealed), lambda phase, done, total: None)
     assert {note for note in notes if note.startswith("write")} == {"write rootfs", "write boot"}
