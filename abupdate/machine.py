@@ -441,9 +441,6 @@ def precheck_write(facts: Facts, slot: str) -> None:
 def _write(facts: Facts, request: Write) -> tuple[Step, ...]:
     _refuse_pending(facts, request.slot)
     boot, record, slot = _readable(facts), base_record(facts), request.slot
-    steps: list[Step] = []
-    if slot in boot.order or boot.left.get(slot, 0) > 0 or boot.fresh or boot.order[:1] != (facts.booted,):
-        steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"slot {slot} must not boot while it is written"))
     content = {"version": request.version, "bundle": request.bundle, "counter": request.counter}
     attempt = Attempt(
         slot, Phase.WRITING, facts.boot_id, request.bundle, request.version, request.counter, previous=facts.booted, lease=request.lease
@@ -451,7 +448,8 @@ def _write(facts: Facts, request: Write) -> tuple[Step, ...]:
     writing = replace(_note(record, slot, SlotState.WRITING, **content), attempt=attempt)
     written = replace(_note(record, slot, SlotState.WRITTEN, **content), attempt=replace(attempt, phase=Phase.WRITTEN))
     return (
-        *steps,
+        # Also where the store shows it already: what an earlier commit has left may be in a cache alone.
+        CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"slot {slot} must not boot while it is written"),
         SaveHead(slot),
         SaveRecord(writing, f"writing slot {slot}"),
         WriteSlot(slot),

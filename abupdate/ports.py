@@ -28,7 +28,10 @@ class Bootloader(Protocol):
         """Read the state. Raises StoreUnreadable where no valid copy exists."""
 
     def commit(self, state: BootState) -> None:
-        """Write the whole state durably, in one step; return only when it is on the medium. Foreign content stays."""
+        """Write the whole state durably, in one step; return only when it is on the medium, also where `read` shows it already.
+
+        Foreign content stays.
+        """
 
     def rebuild(self, state: BootState) -> None:
         """Write a store anew where `read` raised StoreUnreadable (doctor --fix, the service)."""

@@ -38,9 +38,6 @@ class FileArea:
             fd = stack.enter_context(opened(self.location, os.O_RDWR | os.O_DSYNC, self.calls))
             start = self._start(fd)
             try:
-                # What U-Boot wrote to the other copy may still be in the disk's cache, since it flushes nothing: first that one goes to
-                # the medium, or a power cut could tear both.
-                self.calls.fsync(fd)
                 write_all(fd, data, start, self.calls)
                 self.calls.fsync(fd)
                 # The comparison must see the medium instead of the cache.
@@ -58,6 +55,14 @@ class FileArea:
         """Take the range out of the page cache: whole pages, else the kernel keeps them."""
         first = start - start % mmap.PAGESIZE
         self.calls.forget(fd, first, start - first + length + mmap.PAGESIZE)
+
+    def flush(self) -> None:
+        with opened(self.location, os.O_RDONLY, self.calls) as fd:
+            try:
+                self.calls.fsync(fd)
+            except OSError as error:
+                text = f"{self.location.device}: cannot bring the U-Boot environment to the medium: {error.strerror}"
+                raise Failed(text, "the medium under the U-Boot environment is failing") from None
 
     def mark_obsolete(self) -> None:
         raise Failed(f"{self.location.device}: has no boolean flag")

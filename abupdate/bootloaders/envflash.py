@@ -76,6 +76,9 @@ class FlashArea:
                 raise Failed(f"{self.location.device}: cannot erase or write the U-Boot environment: {error.strerror}") from None
             compare(self._read(fd), data, self.location)
 
+    def flush(self) -> None:
+        """Nothing: /dev/mtdN has no cache."""
+
     def mark_obsolete(self) -> None:
         offset, byte = obsolete_byte()
         start = self.location.offset

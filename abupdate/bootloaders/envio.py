@@ -49,6 +49,9 @@ class Area(Protocol):
     def write(self, data: bytes) -> None:
         """Replace all bytes and return when they are on the medium, read back and equal."""
 
+    def flush(self) -> None:
+        """Return when what was written before, by whomever, is on the medium."""
+
     def mark_obsolete(self) -> None:
         """BOOLEAN only: clear the flag without an erase."""
 

@@ -112,7 +112,7 @@ class UBootStore:
         return tuple(index for index, copy in enumerate(loaded.copies) if copy is None)
 
     def commit(self, state: BootState) -> None:
-        """Write the state over the copy that does not count; nothing when the store says just this already."""
+        """Write the state over the copy that does not count; nothing when the store says just this already, which is then durable."""
         with self._locked(writing=True):
             self._update(self._valid(self._load()), state)
 
@@ -149,6 +149,9 @@ class UBootStore:
 
     def _update(self, loaded: _Loaded, state: BootState) -> None:
         wanted = changed(loaded.environment, state, self._slots)
+        # The copy that counts may lie in the disk's cache alone: U-Boot flushes nothing, and a commit's own flush may have failed. First
+        # it goes to the medium, or a power cut could tear both copies, or bring back what everybody took for overwritten.
+        loaded.areas[loaded.current].flush()
         if wanted != loaded.environment:
             _store(loaded, wanted)
 

@@ -27,7 +27,8 @@ class Mutant:
 
 
 _WRITTEN = 'SaveRecord(written, f"slot {slot} is written and verified"),'
-_STEP_3 = "if slot in boot.order or boot.left.get(slot, 0) > 0 or boot.fresh or boot.order[:1] != (facts.booted,):"
+_STEP_3 = """        CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"slot {slot} must not boot while it is written"),
+"""
 _ARM = '(CommitBoot(state, f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
 _CONFIRM = '(CommitBoot(state, f"slot {booted} is confirmed"), SaveRecord(record, f"slot {booted} is confirmed"))'
 _FALLBACK = 'steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"take slot {slot} out after its fallback"))'
@@ -52,7 +53,7 @@ MUTANTS = (
         f"        {_WRITTEN}\n        WriteSlot(slot),\n        ReadBack(slot),",
         "flash --no-activate",
     ),
-    Mutant("step 3 dropped", "machine.py", _STEP_3, "if boot.fresh:", "flash, both slots good"),
+    Mutant("step 3 dropped", "machine.py", _STEP_3, "", "flash, both slots good"),
     Mutant(
         "armed without read-back",
         "machine.py",

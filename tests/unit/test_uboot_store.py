@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -511,10 +512,11 @@ def test_a_medium_that_fails_under_one_copy_costs_that_copy_alone(tmp_path: Path
 
 
 class Noted(LinuxCalls):
-    """The real calls, and a note of each; `lossy` says that it writes and does not."""
+    """The real calls, and a note of each; `lossy` says that it writes and does not, what is called `broken` cannot be flushed."""
 
     def __init__(self, *, lossy: bool = False) -> None:
         self.lossy = lossy
+        self.broken = ""
         self.notes: list[str] = []
 
     def open(self, device: str, flags: int) -> int:
@@ -530,7 +532,10 @@ class Noted(LinuxCalls):
         return len(data) if self.lossy else super().pwrite(fd, data, offset)
 
     def fsync(self, fd: int) -> None:
-        self.notes.append("fsync")
+        name = str(Path(f"/proc/self/fd/{fd}").readlink())
+        if name == self.broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.notes.append(f"fsync {name}")
         super().fsync(fd)
 
     def forget(self, fd: int, offset: int, length: int) -> None:
@@ -538,12 +543,41 @@ class Noted(LinuxCalls):
         super().forget(fd, offset, length)
 
 
-def test_a_copy_is_written_after_a_flush_flushed_and_read_back_from_the_medium(tmp_path: Path) -> None:
+def test_a_commit_first_brings_the_copy_that_counts_to_the_medium(tmp_path: Path) -> None:
+    """Also one that changes nothing: a flush that failed may have left what everybody reads in the disk's cache alone."""
+    bench = Bench(tmp_path)
+    other = tmp_path / "other"
+    bench.config.write_text(f"{bench.env} 0x0 {SIZE:#x}\n{other} 0x0 {SIZE:#x}\n")
+    calls = Noted()
+    stale, valid = (encode(Environment((b"foo=bar",)), SIZE, Scheme.INCREMENTAL, flag) for flag in (1, 2))
+    bench.env.write_bytes(valid)
+    other.write_bytes(stale)
+
+    def commit(broken: str = "") -> list[str]:
+        calls.notes.clear()
+        calls.broken = broken
+        UBootStore(bench.config, SLOTS, find_area=lambda location: FileArea(location, tmp_path, calls=calls)).commit(TRIAL)
+        return [note.replace(str(tmp_path), "") for note in calls.notes if note.startswith(("fsync", "write"))]
+
+    with pytest.raises(Failed, match="cannot bring the U-Boot environment to the medium"):
+        commit(broken=str(bench.env))
+    assert (bench.env.read_bytes(), other.read_bytes()) == (valid, stale), "nothing was written"
+    assert commit() == ["fsync /env", "write 0x0", "fsync /other"]
+    # Not flushed, and the next one that asks for the same state does not believe what it reads.
+    bench.env.write_bytes(valid)
+    other.write_bytes(stale)
+    with pytest.raises(Failed, match="cannot write"):
+        commit(broken=str(other))
+    assert other.read_bytes() != stale
+    assert commit() == ["fsync /other"]
+
+
+def test_a_copy_is_written_flushed_and_read_back_from_the_medium(tmp_path: Path) -> None:
     env = tmp_path / "env"
     env.write_bytes(bytes(0x8000))
     calls = Noted()
     FileArea(EnvLocation(str(env), 0x1200, SIZE), tmp_path, calls=calls).write(b"b" * SIZE)
-    assert calls.notes == ["open synchronous", "fsync", "write 0x1200", "fsync", "forget 0x1000 to 0x4200", "read 0x1200"]
+    assert calls.notes == ["open synchronous", "write 0x1200", f"fsync {env}", "forget 0x1000 to 0x4200", "read 0x1200"]
     assert env.read_bytes() == bytes(0x1200) + b"b" * SIZE + bytes(0x8000 - 0x1200 - SIZE)
 
 
