@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from abupdate import wiring
 from abupdate.cli.output import say
 from abupdate.config import load
+from abupdate.model import Manifest
 
 
 def status(options: Namespace) -> int:
@@ -75,8 +76,8 @@ def activate(options: Namespace) -> int:
     board = wiring.board(settings, outside=True)
     admit = wiring.admission(settings)
 
-    def check_head(head: bytes) -> str:
-        return parse_stored_head(head, admit).signed.manifest.bundle_id.hex()
+    def check_head(head: bytes) -> Manifest:
+        return parse_stored_head(head, admit).signed.manifest
 
     report = progress(options.progress, quiet=options.quiet)
     done = operation.activate(board, wiring.contents(settings, open_head=admit), check_head, options.slot, report)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from abupdate import machine
 from abupdate.errors import AbupdateError, ConfigError, NothingToDo, Refused
 from abupdate.log import log
-from abupdate.model import Facts, ReadBack, SaveHead, Situation, SlotState, Step, WriteSlot
+from abupdate.model import Facts, Manifest, ReadBack, SaveHead, Situation, SlotState, Step, WriteSlot
 from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out, observe, perform, settle
 from abupdate.ports import OpenBundle, Progress, SlotContents
 
@@ -67,10 +67,12 @@ def flash(
         return Outcome(slot, manifest.version, name, activate)
 
 
-def activate(board: Board, contents: SlotContents, check_head: Callable[[bytes], str], slot: str | None, progress: Progress) -> Outcome:
+def activate(
+    board: Board, contents: SlotContents, check_head: Callable[[bytes], Manifest], slot: str | None, progress: Progress
+) -> Outcome:
     """Arm a slot that `flash --no-activate` has written, after its signatures and its content were verified again.
 
-    check_head: verifies a stored head's signatures and device, returns its bundle id in hex. slot: None is the spare one.
+    check_head: verifies a stored head's signatures and device, returns its manifest. slot: None is the spare one.
     """
     with board.state.lock(LOCK_WAIT_S):
         if board.tears:
@@ -82,10 +84,13 @@ def activate(board: Board, contents: SlotContents, check_head: Callable[[bytes],
             head = board.state.load_head(target)
             if head is None:
                 raise NothingToDo(f"the manifest of slot {target} is lost", "flash the bundle again")
-            if check_head(head) != known.bundle:
+            manifest = check_head(head)
+            if manifest.bundle_id.hex() != known.bundle:
                 # A flash of another bundle was cut off before it touched the slot: what lies there can no longer be verified.
                 raise NothingToDo(f"the stored manifest is not of the bundle on slot {target}", "flash the bundle again")
-            _refuse_downgrade(facts, known.counter)
+            # By what was signed; the record only explains. And the slots may be configured otherwise by now.
+            _refuse_downgrade(facts, manifest.security_counter)
+            contents.fits(target, manifest)
             doers: dict[type, Callable[[Step], None]] = {ReadBack: lambda step: contents.verify(target, head, progress)}
             _arm(replace(board, doers=doers), machine.Activate(target))
         return Outcome(target, known.version, known.bundle, armed=True)

@@ -15,7 +15,7 @@ from typing import Any
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.errors import AbupdateError, Failed
 from abupdate.formats.bundle import parse_stored_head
-from abupdate.model import BootState, BootTraits, Decision, Facts, SlotRecord, TrialPolicy
+from abupdate.model import BootState, BootTraits, Decision, Facts, Manifest, SlotRecord, TrialPolicy
 from abupdate.operations import flash as flashing
 from abupdate.operations import keyring as rotating
 from abupdate.operations import verdict
@@ -209,8 +209,8 @@ class Device:
         """`abupdate activate`."""
         admit = admission(self.state)
 
-        def check(head: bytes) -> str:
-            return parse_stored_head(head, admit).signed.manifest.bundle_id.hex()
+        def check(head: bytes) -> Manifest:
+            return parse_stored_head(head, admit).signed.manifest
 
         flashing.activate(self.board(), self.slots, check, None, _silence)
 

@@ -219,6 +219,17 @@ def test_no_activate_then_activate(workstation: Workstation, kit: Kit) -> None:
     assert workstation.run("activate").code == 5
 
 
+def test_activate_wants_the_bundle_to_fit_the_slots_as_they_are_now(workstation: Workstation, kit: Kit) -> None:
+    workstation.ok("flash", kit["v1"], "--no-activate")
+    for slot in ("a", "b"):
+        (workstation.folder / f"modem_{slot}").write_bytes(bytes(4096))
+        workstation.edit(f'boot = "boot_{slot}"', f'boot = "boot_{slot}", modem = "modem_{slot}"')
+    before = workstation.snapshot()
+    done = workstation.run("activate")
+    assert (done.code, "the bundle lacks image modem" in done.err) == (3, True), done.err
+    assert workstation.snapshot() == before
+
+
 def test_activate_after_a_reboot_and_of_a_named_slot(workstation: Workstation, kit: Kit) -> None:
     workstation.ok("flash", kit["v1"], "--no-activate")
     workstation.reboot("A")

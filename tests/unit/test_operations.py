@@ -106,7 +106,9 @@ def test_flash_opens_the_bundle_only_when_it_may_write(device: Device) -> None:
 def test_a_store_that_can_tear_is_not_flashed_over(device: Device) -> None:
     board = replace(device.board(), tears="a single environment can be lost")
     untouched(device, lambda: flashing.flash(board, device.slots, lambda: device.opened(V2), silent), ConfigError, "single environment")
-    untouched(device, lambda: flashing.activate(board, device.slots, str, None, silent), ConfigError, "single environment")
+    untouched(
+        device, lambda: flashing.activate(board, device.slots, lambda head: V2.manifest, None, silent), ConfigError, "single environment"
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_activate_wants_the_head_of_what_is_written(device: Device) -> None:
     device.flash(V2, activate=False)
     untouched(
         device,
-        lambda: flashing.activate(device.board(), device.slots, lambda head: "another", None, silent),
+        lambda: flashing.activate(device.board(), device.slots, lambda head: V3.manifest, None, silent),
         NothingToDo,
         "not of the bundle on slot B",
     )
@@ -160,8 +162,11 @@ def test_activate_refuses_what_fell_below_the_floor_meanwhile(device: Device) ->
     board = device.board()
     record, _ = board.state.load()
     assert record is not None
-    board.state.save(replace(record, floor=3))
-    untouched(device, device.activate, Refused, "security counter is 2, this device has confirmed 3")
+    for counter in (2, 9):
+        # What was signed counts, not what the record says of it.
+        slots = {**record.slots, "B": replace(record.slots["B"], counter=counter)}
+        board.state.save(replace(record, floor=3, slots=slots))
+        untouched(device, device.activate, Refused, "security counter is 2, this device has confirmed 3")
 
 
 def test_one_verb_at_a_time(device: Device) -> None:

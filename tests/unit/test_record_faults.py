@@ -82,7 +82,7 @@ def test_an_armed_slot_is_reported_even_where_the_record_cannot_say_so(device: D
         if verb == "flash":
             done = flashing.flash(board, device.slots, lambda: device.opened(V2), silent)
         else:
-            done = flashing.activate(board, device.slots, lambda head: V2.bundle, None, silent)
+            done = flashing.activate(board, device.slots, lambda head: V2.manifest, None, silent)
     assert state.failed
     assert done.armed
     assert "slot B is armed" in caplog.text
