@@ -300,7 +300,7 @@ def rebuilt(facts: Facts) -> BootState:
 
 def lagging(facts: Facts) -> tuple[Step, ...]:
     """Steps that raise the floor's copies that were lost or are behind; none while anything but the steady state is being dealt with."""
-    boot, known = facts.boot, floor(facts)
+    boot, known = effective(facts), floor(facts)
     if boot is None or boot.fresh or situation(facts) is not Situation.STEADY:
         return ()
     steps: list[Step] = []

@@ -139,14 +139,14 @@ def recollection(settings: Settings) -> Open:
     written is no reason to say that the slot changed. Raises ConfigError as `admission` does.
     """
     from abupdate.formats.bundle import decode
-    from abupdate.formats.trusted import by_anyone, opener
+    from abupdate.formats.trusted import by_anyone, open_with
     from abupdate.operations import keyring as operation
 
-    strict = opener(operation.observe(state_store(settings), trust(settings)).ring)
+    ring = operation.observe(state_store(settings), trust(settings)).ring
 
     def remember(envelope: Envelope) -> Signed:
         try:
-            return strict(envelope)
+            return open_with(envelope, ring)
         except Refused as error:
             by_anyone(envelope)
             log.warning("this bundle would not be installed again: %s", error.message)

@@ -137,12 +137,12 @@ class Service:
                     perform(board, machine.rebuild(facts))
                 facts = settle(board)
                 perform(board, machine.decide(facts, machine.Start()))
-                # Copies of the floor that a cut or a new board has left behind.
-                perform(board, machine.lagging(observe(board)))
                 self._settled = True
                 # Not where it failed: what nobody has dealt with must not look as if somebody had.
                 with contextlib.suppress(OSError):
                     board.boot.mark_settled()
+                # Copies of the floor that a cut or a new board has left behind: no part of this boot's outcome.
+                perform(board, machine.lagging(observe(board)))
         except Busy:
             # A flash that outlived the service holds the lock; this boot's outcome is dealt with when it has ended.
             log.info("another abupdate is at work; settling later")

@@ -810,7 +810,8 @@ def test_a_cut_in_confirm_leaves_no_copy_ahead_and_the_next_start_raises_the_res
         assert count == 3 or RaiseFloor(2) in machine.lagging(now)
 
 
-@pytest.mark.parametrize("boot", [ON_TRIAL, USED_UP, None, replace(STEADY, fresh=True)])
+# The last one: an order that names none of our slots, which no store takes back.
+@pytest.mark.parametrize("boot", [ON_TRIAL, USED_UP, None, replace(STEADY, fresh=True), BootState((), {"A": 10, "B": 0})])
 def test_copies_are_raised_in_the_steady_state_alone(boot: BootState | None) -> None:
     assert machine.lagging(facts(boot, "A", record(floor=5), outside=0)) == ()
     steady = machine.lagging(facts(STEADY, "A", record(floor=5), outside=0))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from abupdate import wiring
+from abupdate.bootloaders.uboot import UBootStore
 from abupdate.config import load
 from abupdate.devices.thisboot import LinuxBoot
 from abupdate.errors import Busy, ConfigError, Failed
@@ -23,7 +24,7 @@ from abupdate.health.checks import CheckRun
 from abupdate.health.monitor import Limits
 from abupdate.health.programs import find_programs
 from abupdate.health.watch import Watch
-from abupdate.model import Decision, Verdict
+from abupdate.model import BootState, Decision, Verdict
 from abupdate.operations import service as module
 from abupdate.operations.board import Board
 from abupdate.operations.service import Hardware, Numbers, Service
@@ -678,6 +679,22 @@ def test_a_confirmed_slot_that_did_not_start(bench: Bench) -> None:
     document = workstation.status()
     assert "confirmed slot did not start" in document["attempt"]["reason"]
     assert document["slots"]["B"]["state"] == "bad"
+
+
+def test_a_boot_is_settled_also_where_a_copy_of_the_floor_cannot_be_raised(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worn(UBootStore):
+        def commit(self, state: BootState) -> None:
+            raise Failed("the medium takes no more writes")
+
+    bench.workstation.confirmed("v1", "B")
+    bench.workstation.setenv("BOOT_FLOOR", "0")
+    bench.boot("B")
+    board = replace(bench.board(), store=Worn(bench.workstation.fw_env_config, ("A", "B")))
+    monkeypatch.setattr(bench, "board", lambda: board)
+    bench.terminate_at(3)
+    assert bench.serve() == 0
+    assert bench.workstation.printed()["BOOT_FLOOR"] == "0", "it was to be raised"
+    assert bench.marker.exists()
 
 
 def test_a_boot_is_settled_once(bench: Bench) -> None:
