@@ -15,6 +15,11 @@ class AbupdateError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def line(self) -> str:
+        """Message and hint, for a log."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
 
 class Failed(AbupdateError):
     """The operation failed and may be retried (I/O error, a stream that ended early)."""

@@ -129,7 +129,9 @@ def admission(settings: Settings) -> Open:
 
     state, rules = state_store(settings), trust(settings)
     # Before the source is opened: what is wrong with this device's keyring is no fault of the bundle.
-    operation.observe(state, rules)
+    found = operation.observe(state, rules)
+    if found.note:
+        log.warning("%s", found.note)
     device = Identity(settings.compatible, settings.hardware_revision, __version__)
     return lambda envelope: admit(envelope, operation.advance(state, rules, envelope.chain).ring, device)
 

@@ -67,8 +67,6 @@ def advance(state: StateStore, trust: Trust, chain: bytes) -> EffectiveKeyring:
     was taken), Failed where a version cannot be kept.
     """
     current = observe(state, trust)
-    if current.note:
-        log.warning("%s", current.note)
     for step in trust.walk(current.ring, chain):
         log.info("keyring: version %d follows version %d", step.ring.version, current.ring.version)
         state.save_keyring(step.data)
@@ -80,6 +78,8 @@ def update(state: StateStore, trust: Trust, chain: bytes) -> tuple[EffectiveKeyr
     """`advance` under the lock; returns the keyring before and after. Raises NothingToDo where the chain holds nothing newer, Busy."""
     with state.lock(LOCK_WAIT_S):
         before = observe(state, trust)
+        if before.note:
+            log.warning("%s", before.note)
         after = advance(state, trust, chain)
     if after.ring.version == before.ring.version:
         raise NothingToDo(f"this device has version {before.ring.version} of the keyring already", "the file holds nothing newer")

@@ -55,4 +55,4 @@ class OutsideFloor:
         self._again_s = self._clock() + _AGAIN_S
         if error.message != self._complained:
             self._complained = error.message
-            log.warning("the other copies of the floor decide: %s", error.message + (f" ({error.hint})" if error.hint else ""))
+            log.warning("the other copies of the floor decide: %s", error.line)

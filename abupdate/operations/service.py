@@ -147,7 +147,7 @@ class Service:
             # A flash that outlived the service holds the lock; this boot's outcome is dealt with when it has ended.
             log.info("another abupdate is at work; settling later")
         except AbupdateError as error:
-            self._complain(f"{error.message} ({error.hint})")
+            self._complain(error.line)
             self._settled = not isinstance(error, StoreUnreadable)
         return self._look()
 
@@ -155,7 +155,7 @@ class Service:
         try:
             return observe(self._board)
         except AbupdateError as error:
-            self._complain(f"{error.message} ({error.hint})")
+            self._complain(error.line)
             return None
 
     def _trial(self) -> int | None:
@@ -298,7 +298,7 @@ class Service:
         try:
             watchdog = self._hardware.open_watchdog()
         except AbupdateError as error:
-            self._complain(f"{error.message} ({error.hint})")
+            self._complain(error.line)
             return
         self._watchdog = watchdog
         try:

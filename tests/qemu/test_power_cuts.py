@@ -45,7 +45,8 @@ BOTH_COPIES = Agent(
     "both copies of the environment are written without a flush between",
     (
         ("bootloaders/envfile.py", "os.O_RDWR | os.O_DSYNC", "os.O_RDWR"),
-        ("bootloaders/envfile.py", _FLUSH + _WRITE + _FLUSH, _WRITE),
+        ("bootloaders/envfile.py", _WRITE + _FLUSH, _WRITE),
+        ("bootloaders/uboot.py", "        loaded.areas[loaded.current].flush()\n", ""),
         (
             "bootloaders/uboot.py",
             "    area.write(encode(environment, area",

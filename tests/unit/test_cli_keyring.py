@@ -292,3 +292,12 @@ def test_info_looks_from_the_keyring_that_counts(workstation: Workstation, kit: 
     done = workstation.run("--json", "info", rotated.carrying(tmp_path, rotated.new, rotated.files[2]), "--keyring", rotated.files[0])
     assert (done.code, done.document["accepted"]) == (3, False)
     assert "from version 1 to version 3" in done.document["reason"]
+
+
+def test_what_is_wrong_with_the_stored_keyring_is_said_once(workstation: Workstation, kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    (workstation.state).mkdir(mode=0o700, exist_ok=True)
+    (workstation.state / "keyring").write_bytes(b"rubbish")
+    for argv in (("flash", kit["v1"], "--no-activate"), ("activate",), ("keyring", "update", kit.ring)):
+        caplog.clear()
+        workstation.run(*argv)
+        assert caplog.text.count("the stored keyring is not used: this is not a keyring") == 1, argv
