@@ -18,8 +18,9 @@ All numbers are little-endian and unsigned; nothing is padded; one value has one
     48 32  SHA-256 of signatures ‖ chain (against damage; it protects nothing)
     80 16  zeros
 
-Everything before the payload is the head. The bundle's id is the SHA-256 of the manifest's bytes. A reader that holds a keyring
-verifies the signatures over the manifest's raw bytes before it decodes them.
+Everything before the payload is the head. A device keeps the head of what it has written, with an empty chain. The bundle's id is
+the SHA-256 of the manifest's bytes. A reader that holds a keyring verifies the signatures over the manifest's raw bytes before it
+decodes them.
 
 **Manifest**: a TLV sequence (tlv.py). Texts are UTF-8 without control characters and without bidirectional controls.
 

@@ -307,9 +307,10 @@ def test_the_old_one_lives_with_all_that_this_one_keeps(workstation: Workstation
     """A newer keyring and the manifests of chained and sealed bundles lie in state_dir when the old one comes back."""
     workstation.edit("[device]", f'[encryption]\nkeys = ["{kit.folder}/later-device.pem"]\n[device]')
     workstation.confirmed("v1", "B")
-    workstation.ok("flash", later.chained)
+    workstation.ok("flash", later.chained, "--no-activate")
     # Every slot has a configuration of its own; the old one's knows of no encryption.
     workstation.edit(f'[encryption]\nkeys = ["{kit.folder}/later-device.pem"]\n', "")
+    old.ok(workstation, "activate")
     workstation.reboot("A")
     assert json.loads(old.ok(workstation, "--json", "status").out)["situation"] == "on-trial"
     old.ok(workstation, "confirm")
