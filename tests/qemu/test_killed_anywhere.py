@@ -5,14 +5,13 @@ SIGKILL of QEMU loses nothing that was written: this tests restarts at any momen
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 from dataclasses import dataclass
 
 import pytest
 
-from qemu.device import BOOT_WORD, TREE, Device
+from qemu.device import BOOT_WORD, Device
+from tests.qemu.cutting import seed_of_this_commit
 from tests.qemu.guest import FLASH_TIMEOUT_S, confirm, flash, settled_environment, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
@@ -46,16 +45,7 @@ STORY = {
 }
 
 
-def seed() -> int:
-    """Changes with the commit; ABUPDATE_SEED sets it."""
-    given = os.environ.get("ABUPDATE_SEED")
-    if given:
-        return int(given)
-    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=TREE, capture_output=True, text=True, check=False).stdout
-    return int(said[:8] or "0", 16)
-
-
-SEED = seed()
+SEED = seed_of_this_commit()
 
 
 def moments(count: int) -> list[Moment]:
