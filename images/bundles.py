@@ -51,11 +51,19 @@ def _health(exit_code: int) -> dict[str, bytes | None]:
     return {"/etc/abupdate/health.d/50-test": f"#!/bin/sh\necho 'test says {exit_code}'\nexit {exit_code}\n".encode()}
 
 
+def _patient() -> dict[str, bytes | None]:
+    """The earlier release leaves its next process no more than the time between two pets; 10 s are few on a loaded host."""
+    config = (TREE / "images/rootfs/etc/abupdate/config.toml").read_bytes()
+    patient = config.replace(b"\ntimeout_s = 10\n", b"\ntimeout_s = 30\n")
+    assert patient != config
+    return {"/etc/abupdate/config.toml": patient}
+
+
 VARIANTS = (
     Variant("v1", "1.0.0", 10, "what slot A holds from the factory"),
     Variant("v2", "2.0.0", 20, "a good update"),
     Variant("v3", "3.0.0", 30, "one more good update"),
-    Variant("old-release", "2.0.0", 20, "a good update with the agent of an earlier release", agent=OLD_RELEASE),
+    Variant("old-release", "2.0.0", 20, "a good update with the agent of an earlier release", files=_patient(), agent=OLD_RELEASE),
     Variant("petter", "3.0.0", 30, "good, with a watchdog that the initramfs must keep petting", initramfs_fault="petter"),
     Variant("old", "0.9.0", 5, "a lower security counter than 1.0.0"),
     Variant("other-device", "2.0.0", 20, "for another kind of device", compatible="abu-other"),
