@@ -67,10 +67,12 @@ def work(task: Task) -> Explored:
     gc.disable()
     journal.forget()
     begun_s = time.process_time()
-    scenario = next(one for one in scenarios(task.folder) if one.name == task.operation)
     store = next(one for one in STORES if one.name == task.place)
     try:
-        tally = explore(scenario, store, task.limits)
+        # A folder of its own: what one process makes there is not for another to find half made.
+        with tempfile.TemporaryDirectory(dir=task.folder) as folder:
+            scenario = next(one for one in scenarios(Path(folder)) if one.name == task.operation)
+            tally = explore(scenario, store, task.limits)
     except Violation as broken:
         return Explored(task, violation=str(broken))
     except Exception as error:
@@ -118,7 +120,8 @@ def main() -> int:
 def _tell(one: Explored) -> Explored:
     """One line of progress."""
     found = one.violation[:200] or f"{len(one.states) // 16} states, {one.cpu_s:.1f} s"
-    print(f"{one.task.operation} [{one.task.place}]: {found}", file=sys.stderr, flush=True)
+    name = f"{one.task.operation} [{one.task.place}]: "
+    print(name + found.removeprefix(name), file=sys.stderr, flush=True)
     return one
 
 
