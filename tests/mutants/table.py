@@ -803,11 +803,28 @@ MUTANTS: tuple[Mutant, ...] = (
         _CHECKS,
     ),
     Mutant(
-        "health: children of a program live on",
+        # (That a program's group is killed at its end, too, only saves time: its processes are orphans then, and killed one by one.)
+        "health: the service's other children are killed with a program's",
         "abupdate/health/checks.py",
-        "            _signal_group(running, signal.SIGKILL)\n            code = running.process.wait()",
-        "            code = running.process.wait()",
-        "every round leaves processes behind",
+        "_children() - running.siblings - self._unreaped",
+        "_children() - self._unreaped",
+        "what else the service has started dies at the end of every program",
+        _CHECKS,
+    ),
+    Mutant(
+        "health: a program's memory is not bounded",
+        "abupdate/health/checks.py",
+        "resource.RLIMIT_DATA: self._memory_bytes",
+        "resource.RLIMIT_DATA: resource.RLIM_INFINITY",
+        "a check that leaks takes the device down",
+        _CHECKS,
+    ),
+    Mutant(
+        "health: the round goes on behind a program that cannot be run",
+        "abupdate/health/checks.py",
+        "problem, 0.0))\n                if self._stop_at_critical:",
+        "problem, 0.0))\n                if False:",
+        "the way back waits for programs whose word does not count any more",
         _CHECKS,
     ),
     # -- the device around it
@@ -850,6 +867,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "if self._read(end_s) >= counter:",
         "if self._read(end_s) == counter:",
         "an older confirmation forgets a newer one",
+        (f"{_UNIT}/test_floor.py",),
+    ),
+    Mutant(
+        "tpm: not read back",
+        "abupdate/devices/tpm.py",
+        "        if seen != counter:\n",
+        "        if not seen:\n",
+        "a floor that the TPM has lost counts as raised",
         (f"{_UNIT}/test_floor.py",),
     ),
     Mutant(

@@ -413,6 +413,34 @@ def test_strange_tools(tmp_path: Path, body: str, match: str) -> None:
     assert caught.value.message.isprintable()
 
 
+@pytest.mark.parametrize(
+    ("wrote", "match"),
+    [
+        ("cat > /dev/null", "does not show the floor 3"),
+        ("cat > /dev/null; rm INDEX", "does not show the floor 3"),
+        ("head -c 8 > INDEX", "no floor"),
+        ("echo 'ERROR: locked' >&2; exit 1", "tpm2_nvwrite: locked"),
+        ("cat > INDEX", ""),
+    ],
+    ids=["forgets", "loses the index", "half of it", "refuses", "writes"],
+)
+def test_a_floor_is_raised_when_the_tpm_shows_it(tmp_path: Path, wrote: str, match: str) -> None:
+    index = tmp_path / "index"
+    index.write_bytes(adapter.encode(2))
+    reading = "cat INDEX && exit; echo 'ERROR: Esys_NV_ReadPublic(0x18B) - tpm:handle(1):the handle is not correct' >&2; exit 1"
+    for name, body in (("tpm2_nvread", reading), ("tpm2_nvwrite", wrote)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n".replace("INDEX", str(index)))
+        (tmp_path / name).chmod(0o755)
+    floor = TpmFloor(INDEX, "device:/dev/none", 20.0, str(tmp_path))
+    floor.raise_to(2)
+    if match:
+        with pytest.raises(Failed, match=match):
+            floor.raise_to(3)
+    else:
+        floor.raise_to(3)
+        assert floor.value() == 3
+
+
 def test_without_the_tools(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="tpm2_nvread is not there") as caught:
         TpmFloor(INDEX, "device:/dev/none", 1.0, str(tmp_path)).value()
