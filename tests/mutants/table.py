@@ -334,10 +334,26 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "activate: any stored manifest will do",
         "abupdate/operations/flash.py",
-        "if check_head(head) != known.bundle:",
-        'if check_head(head) == "":',
+        "            if manifest.bundle_id.hex() != known.bundle:",
+        "            if not manifest.bundle_id:",
         "a manifest of another bundle vouches for the slot",
         _OPERATIONS,
+    ),
+    Mutant(
+        "activate: the floor is not asked",
+        "abupdate/operations/flash.py",
+        "            _refuse_downgrade(facts, manifest.security_counter)\n            contents.fits(target, manifest)\n",
+        "            contents.fits(target, manifest)\n",
+        "what was written before a newer one was confirmed is armed",
+        (*_OPERATIONS, *_UPDATE),
+    ),
+    Mutant(
+        "activate: slots that are configured otherwise since",
+        "abupdate/operations/flash.py",
+        "            contents.fits(target, manifest)\n",
+        "",
+        "a slot that misses an image is armed",
+        (*_OPERATIONS, *_UPDATE),
     ),
     Mutant(
         "flash: images that the slot has no place for",
