@@ -49,6 +49,7 @@ def throttle(device: Device, bytes_per_s: int) -> None:
     assert not said, said
 
 
+@pytest.mark.slow
 def test_a_disk_that_crawls(device: Device) -> None:
     """A flash completes and its progress goes on; the service of a trial pets in time, and confirms in its window."""
     throttle(device, 8 << 20)
