@@ -66,7 +66,7 @@ def every_fault() -> Iterator[object]:
             yield pytest.param(name, fault, lasting, id=f"{kind}-{name}", marks=() if sampled else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("name", "fault", "lasting"), every_fault())
+@pytest.mark.parametrize(("name", "fault", "lasting"), list(every_fault()))
 def test_every_fault(name: str, fault: BaseException, lasting: bool, folder: Path) -> None:
     assert Explorer(scenario(folder, name), RAW, FEW).fail(fault, lasting=lasting) >= 4
 
