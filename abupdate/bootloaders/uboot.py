@@ -8,6 +8,8 @@ is overwritten where it lies and can tear: `single` tells.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -103,7 +105,7 @@ class UBootStore:
         """See ports.Bootloader: U-Boot reads its own boot command from here, and nothing else on the device knows it."""
         if not self._holds_bootcmd or self.has_defaults:
             return ""
-        return f"the environment holds U-Boot's own bootcmd, and {self._default_environment} is absent"
+        return f"the environment holds U-Boot's own bootcmd, and {self._default_environment} is no file that root alone can write"
 
     def invalid_copies(self) -> tuple[int, ...]:
         """Indices of copies whose checksum is wrong (for `doctor`; one of two is no fault, the next commit goes over it)."""
@@ -132,10 +134,20 @@ class UBootStore:
 
     @property
     def has_defaults(self) -> bool:
-        """True where `rebuild` can also restore the variables that U-Boot itself was built with (its boot command among them)."""
-        return self._default_environment.is_file()
+        """True where `rebuild` can also restore the variables that U-Boot itself was built with (its boot command among them).
+
+        A file that others than root (or the caller) can write is none: U-Boot would run what stands in it.
+        """
+        try:
+            found = self._default_environment.stat()
+        except OSError:
+            return False
+        private = not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and found.st_uid in (0, os.geteuid())
+        return stat.S_ISREG(found.st_mode) and private
 
     def _defaults(self) -> Environment:
+        if not self.has_defaults:
+            return Environment()
         try:
             with self._default_environment.open("rb") as file:
                 text = file.read(self._locations[0].size_bytes + 1)

@@ -199,13 +199,13 @@ def open_source(name: str) -> FileSource | StreamSource:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror}", "give the path of a bundle, - or a URL") from error
+        raise ConfigError(f"{name}: {error.strerror}", "give the path of a bundle, or - for standard input") from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return FileSource(path, descriptor)
     if stat.S_ISDIR(mode):
         os.close(descriptor)
-        raise ConfigError(f"{name} is a directory", "give the path of a bundle, - or a URL")
+        raise ConfigError(f"{name} is a directory", "give the path of a bundle, or - for standard input")
     return _OwnedStream(descriptor, name)
 
 

@@ -246,6 +246,29 @@ def test_rebuild_restores_what_u_boot_was_built_with(pair: Bench, tmp_path: Path
     assert b"nonsense" not in printed
 
 
+@pytest.mark.parametrize("how", ["writable", "strange", "folder"])
+def test_what_others_can_write_is_no_built_in_environment(pair: Bench, tmp_path: Path, how: str) -> None:
+    """Its bootcmd would run in U-Boot."""
+    initial = tmp_path / "initial"
+    if how == "folder":
+        initial.mkdir()
+    else:
+        initial.write_bytes(b"bootcmd=run theirs\n")
+        initial.chmod(0o664 if how == "writable" else 0o644)
+        if how == "strange":
+            os.chown(initial, 12345, -1)
+    store = UBootStore(pair.config, SLOTS, default_environment=initial)
+    assert not store.has_defaults
+    pair.setenv("bootcmd", "run ours")
+    store.read()
+    assert "is no file that root alone can write" in store.irreplaceable
+    pair.spoil(0)
+    pair.spoil(1)
+    store.rebuild(TRIAL)
+    assert b"bootcmd" not in pair.printed()
+    assert store.read() == TRIAL
+
+
 def test_rebuild_of_a_valid_store_keeps_foreign_variables(pair: Bench) -> None:
     pair.spoil(1)
     pair.store().rebuild(TRIAL)
