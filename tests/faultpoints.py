@@ -40,6 +40,7 @@ _PHASES: dict[tuple[str, str], str] = {
     ("devices/statedir.py", "lock"): "lock",
     ("devices/statedir.py", "save"): "record",
     ("devices/statedir.py", "save_head"): "manifest",
+    ("operations/keyring.py", "advance"): "keyring",
     ("transfer/install.py", "work"): "chunks",
     ("devices/block.py", "flush"): "flush",
     ("transfer/verify.py", "work"): "read back",

@@ -1,8 +1,9 @@
 """`python -m tests.sim`: every operation with its environment in every place, cut everywhere; a table, then `total STATES FAILURES`.
 
 A state counts once in a row however often it is met there, and once in the total in however many rows. Ends with 1 where a promise is
-broken. Words after the options choose operations by a part of their name. The exploration is shared out among processes, by operation
-and place, each of which is explored alone: the numbers do not depend on how many there are.
+broken, or where a whole run met fewer states than there must be. Words after the options choose operations by a part of their name. The
+exploration is shared out among processes, by operation and place, each of which is explored alone: the numbers do not depend on how many
+there are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from tests.sim.stores import STORES
 WHOLE = Limits(depth=3, most=128, samples=64, again=1500)
 OTHERS = Limits(depth=3, most=16, samples=8, again=700)
 FEW = Limits(depth=1, most=8, samples=0)
+# Distinct states of a whole run. Far fewer would mean that something is not explored any more, and nobody would see it.
+AT_LEAST = 100_000
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def main() -> int:
                 done = [_tell(one) for one in pool.imap_unordered(work, chosen)]
         else:
             done = [_tell(work(task)) for task in chosen]
-    return report(chosen, done)
+    whole = not (options.name or options.place or options.few) and options.depth >= WHOLE.depth
+    return report(chosen, done, AT_LEAST if whole else 0)
 
 
 def _tell(one: Explored) -> Explored:
@@ -125,8 +129,8 @@ def _tell(one: Explored) -> Explored:
     return one
 
 
-def report(chosen: list[Task], done: list[Explored]) -> int:
-    """Print the table; 1 where something failed."""
+def report(chosen: list[Task], done: list[Explored], at_least: int = 0) -> int:
+    """Print the table; 1 where something failed, or where there are fewer distinct states than `at_least`."""
     places = list(dict.fromkeys(task.place for task in chosen))
     print(f"{'operation':36}" + "".join(f"{place:>9}" for place in places) + f"{'runs':>9}{'states':>9} failures")
     everything: set[bytes] = set()
@@ -144,6 +148,9 @@ def report(chosen: list[Task], done: list[Explored]) -> int:
             print(f"VIOLATION {violation[:600]}")
     if lost:
         print(f"# in {lost} of them a single environment was lost, as [bootloader] allow_single_env accepts")
+    if not failures and len(everything) < at_least:
+        print(f"VIOLATION of the simulator itself: {len(everything)} states, there were more than {at_least}")
+        failures = 1
     print(f"total {len(everything)} {failures}", flush=True)
     return 1 if failures else 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from abupdate.devices.durable import replace as replace_file
+from tests.sim.__main__ import Explored, Task, report
 from tests.sim.blocks import Block, Disk, Nature
 from tests.sim.chips import NAND, NOR, PAGE_BYTES, ChipKind, Flash
 from tests.sim.device import Device
@@ -104,6 +105,17 @@ def lie(part: str) -> Callable[[Scenario], Scenario]:
 def test_a_lying_medium_is_noticed(name: str, part: str, folder: Path) -> None:
     with pytest.raises(Violation):
         explore(lie(part)(scenario(folder, name)), RAW, FEW)
+
+
+def test_a_table_of_too_few_states_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not explored finds nothing: a whole run counts."""
+    tasks = [Task(name, "disk", FEW, Path("/nowhere")) for name in ("one", "other")]
+    done = [Explored(tasks[0], states=bytes(range(32))), Explored(tasks[1], states=bytes(range(16)))]
+    for at_least, code in ((0, 0), (2, 0), (3, 1)):
+        assert report(tasks, done, at_least) == code
+        assert capsys.readouterr().out.splitlines()[-1] == f"total 2 {code}"
+    assert report(tasks, [done[0], replace(done[1], violation="broken")], 2) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "total 2 1"
 
 
 # ---- the models themselves

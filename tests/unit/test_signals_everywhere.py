@@ -65,6 +65,26 @@ def counted(workstation: Workstation) -> None:
     workstation.setenv("BOOT_B_LEFT", "4")
 
 
+def to_be_repaired(workstation: Workstation) -> None:
+    """As after a fallback; what stands for the watchdog is none, which is a warning and no failure of `doctor`."""
+    fallen_back(workstation)
+    (workstation.folder / "no-watchdog").touch()
+
+
+def three_keyrings(kit: Kit) -> Path:
+    """A chain of versions 1 to 3, made at the first call."""
+    chain, before = kit.folder / "signals-chain.abk", kit.ring
+    if not chain.exists():
+        made = [kit.ring.read_bytes()]
+        for number in (2, 3):
+            ring = kit.folder / f"signals-{number}.abk"
+            kit.make("keys", "rotate", before, "-o", ring, "--sign", kit.folder / "root.pem")
+            made.append(ring.read_bytes())
+            before = ring
+        chain.write_bytes(b"".join(made))
+    return chain
+
+
 CASES = (
     Case("flash", lambda workstation: None, lambda kit: ("flash", kit["v1"]), 5, FLASH_PHASES),
     Case("flash over a good slot", both_good, lambda kit: ("flash", kit["v2"]), 5, ("chunks", "boot store", "check store")),
@@ -74,6 +94,8 @@ CASES = (
     Case("revert, armed", armed, lambda kit: ("revert",), 4),
     Case("revert, on trial", on_trial, lambda kit: ("revert",), 4, reason_may_be_lost=True),
     Case("revert, steady", both_good, lambda kit: ("revert",), 4),
+    Case("keyring update", lambda workstation: None, lambda kit: ("keyring", "update", three_keyrings(kit)), 4, ("lock", "keyring")),
+    Case("doctor --fix", to_be_repaired, lambda kit: ("doctor", "--fix"), 0, ("boot store", "record")),
     Case("service, after a fallback", fallen_back, lambda kit: ("service",), 0, service=True),
     Case("service, boots refilled", counted, lambda kit: ("service",), 0, service=True),
     Case("service, end of the window", on_trial, lambda kit: ("service", "--trial"), 0, service=True),
@@ -141,7 +163,10 @@ class Cuts:
         document = self.workstation.status()
         if document["trial"]:
             del document["trial"]["deadline_s"]
-        return {"status": document, "printed": self.workstation.printed(), "slots": self.workstation.hashes()}
+        seen = {"status": document, "printed": self.workstation.printed(), "slots": self.workstation.hashes()}
+        if self.argv[0] == "keyring":
+            seen["keyring"] = self.workstation.ok("--json", "keyring", "show").document
+        return seen
 
     def restore(self) -> None:
         shutil.rmtree(self.workstation.folder)
