@@ -244,7 +244,7 @@ class EffectiveKeyring:
 
 @dataclass(frozen=True, slots=True)
 class SaveKeyring:
-    """Durable step: keep the next version of the keyring. data: its file, `ring` as it was decoded and verified."""
+    """Durable step: keep the next version of the keyring. data: the chain that ends with it, `ring` as it was decoded and verified."""
 
     ring: Keyring
     data: bytes

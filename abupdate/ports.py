@@ -132,10 +132,10 @@ class StateStore(Protocol):
         """Replace a slot's stored head durably. Raises Failed."""
 
     def load_keyring(self) -> bytes | None:
-        """The stored keyring's file, None where there is none. Nothing in it is verified. Raises Failed where it cannot be read."""
+        """The stored chain of keyrings, None where there is none. Nothing in it is verified. Raises Failed where it cannot be read."""
 
     def save_keyring(self, data: bytes) -> None:
-        """Replace the stored keyring durably; the caller holds the lock. Raises Failed."""
+        """Replace the stored chain of keyrings durably; the caller holds the lock. Raises Failed."""
 
 
 class FloorCopy(Protocol):

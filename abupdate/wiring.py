@@ -14,7 +14,7 @@ from abupdate.devices.statedir import KEYRING, StateDir
 from abupdate.devices.thisboot import RUNTIME, LinuxBoot
 from abupdate.errors import AbupdateError, ConfigError, Refused
 from abupdate.log import log
-from abupdate.model import BootTraits, Keyring, Sealing, SlotRecord, SlotState, TrialPolicy
+from abupdate.model import BootTraits, Sealing, SlotRecord, SlotState, TrialPolicy
 from abupdate.operations.board import Board
 from abupdate.operations.outside import OutsideFloor
 from abupdate.ports import Bootloader
@@ -172,20 +172,16 @@ def trust(settings: Settings) -> Trust:
 
     allowed = settings.trust.allow_test_keys
 
-    def read(data: bytes) -> Keyring:
-        ring = rings.parse(data)
-        rings.check_self_signed(ring)
-        return ring
-
     try:
-        factory = read(_read_keyring(settings.trust.keyring))
+        factory = rings.parse(_read_keyring(settings.trust.keyring))
+        rings.check_self_signed(factory)
     except Refused as error:
         raise ConfigError(f"keyring {settings.trust.keyring}: {error.message}", "put the factory keyring back in its place") from error
     return Trust(
         factory=factory,
-        read=read,
+        recall=lambda kept: rotation.recall(factory, kept),
         usable=lambda ring: rings.check_test_keys(ring, allowed),
-        walk=lambda current, chain: rotation.walk(current, chain, allow_test_keys=allowed),
+        advance=lambda current, kept, chain: rotation.advance(factory, current, kept, chain, allow_test_keys=allowed),
         private=lambda: check_private(settings.state_dir / KEYRING, "keyring"),
     )
 

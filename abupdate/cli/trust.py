@@ -51,10 +51,15 @@ def find_keyring(args: argparse.Namespace) -> Held | None:
 
 
 def load_keyring(path: Path) -> Keyring:
-    """A keyring that its own root keys signed. Raises ConfigError (no such file), Refused (damaged, not signed)."""
-    ring = keyring.parse(read_chain(path))
+    """A keyring that its own root keys signed; of a chain (a device's `state_dir/keyring`) the last one, verified from the first on.
+
+    Raises ConfigError (no such file), Refused (damaged, not signed).
+    """
+    data = read_chain(path)
+    first = keyring.read_frame(data)
+    ring = keyring.decode(first)
     keyring.check_self_signed(ring)
-    return ring
+    return at_end_of_chain(ring, data[len(first.data) :])
 
 
 def read_chain(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""`state_dir`: the lock of all mutating verbs, two copies of the record, the stored heads of the slots' bundles, the newest keyring."""
+"""`state_dir`: the lock of all mutating verbs, two copies of the record, the stored heads of the slots' bundles, the chain of keyrings."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ class StateDir:
 
     def load_keyring(self) -> bytes | None:
         """See ports.StateStore."""
-        from abupdate.formats import keyring
+        from abupdate.formats.rotation import MAX_CHAIN_BYTES
 
         try:
-            return self._read(KEYRING, keyring.MAX_FILE_BYTES + 1)
+            return self._read(KEYRING, MAX_CHAIN_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -187,10 +187,10 @@ class StateDir:
 
     def _keep_unknown_keyring(self) -> None:
         """As for the record: what a newer version wrote stays beside ours."""
-        from abupdate.formats import keyring
+        from abupdate.formats.rotation import MAX_CHAIN_BYTES, unknown_format
 
         with suppress(OSError):
-            number = keyring.format_version(self._read(KEYRING, keyring.HEADER.size))
-            if number not in (None, keyring.FORMAT_VERSION):
+            number = unknown_format(self._read(KEYRING, MAX_CHAIN_BYTES))
+            if number is not None:
                 self._files.rename(self._path / KEYRING, self._path / f"{KEYRING}.v{number}")
                 sync_folder(self._path, self._files)

@@ -3,10 +3,15 @@
 A chain is keyring files (keyring.py) one after the other, nothing between or behind them, at most 256 KiB; each one's version
 is one more than that of the file before. Version N+1 counts when enough root keys of N AND enough root keys of N+1 signed it,
 so that neither the old holders nor the new ones can make it alone, and revoking a key is leaving it out.
+
+What a device keeps (`state_dir/keyring`) is such a chain too, and not the newest version alone: whoever can write the data partition
+could make one that only its own keys signed. It counts as far as it follows from the running slot's own keyring.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from abupdate.errors import Refused
@@ -15,6 +20,14 @@ from abupdate.formats.keyring import Frame
 from abupdate.model import Keyring, RoleName, SaveKeyring
 
 MAX_CHAIN_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A version of a chain, verified by the one before it. data: its file."""
+
+    ring: Keyring
+    data: bytes
 
 
 def split(chain: bytes) -> tuple[Frame, ...]:
@@ -32,6 +45,17 @@ def split(chain: bytes) -> tuple[Frame, ...]:
         if after.version > before.version + 1:
             raise _gap(before.version, after.version)
     return tuple(frames)
+
+
+def unknown_format(chain: bytes) -> int | None:
+    """The format version of the first file of a chain that this version of abupdate cannot read, None where there is no such file."""
+    position = 0
+    while (number := keyring.format_version(chain[position : position + keyring.HEADER.size])) == keyring.FORMAT_VERSION:
+        try:
+            position += len(keyring.read_frame(chain[position : position + keyring.MAX_FILE_BYTES]).data)
+        except Refused:
+            return None
+    return number
 
 
 def follow(current: Keyring, frame: Frame) -> Keyring:
@@ -54,26 +78,87 @@ def follow(current: Keyring, frame: Frame) -> Keyring:
     return ring
 
 
-def walk(current: Keyring, chain: bytes, *, allow_test_keys: bool) -> tuple[SaveKeyring, ...]:
-    """The versions of a chain that are newer than `current`, each verified by the one before it, as steps to be done in order.
+def walk(current: Keyring, chain: bytes, *, allow_test_keys: bool) -> tuple[Link, ...]:
+    """The versions of a chain that are newer than `current`, each verified by the one before it, in order.
 
-    Versions up to the current one are passed over; the current one's must be the very same. Nothing newer: no steps. All of the
+    Versions up to the current one are passed over; the current one's must be the very same. Nothing newer: no links. All of the
     chain is good, or nothing of it counts. Raises Refused.
     """
-    steps: list[SaveKeyring] = []
-    ring = current
-    for frame in split(chain):
+    frames = split(chain)
+    for frame in frames:
         if frame.version == current.version and frame.body != current.body:
             raise Refused(
                 f"version {current.version} of the keyring is not the one that this device has",
                 "the chain is another product's, or somebody made two keyrings of one version",
             )
-        if frame.version <= current.version:
-            continue
-        ring = follow(ring, frame)
-        keyring.check_test_keys(ring, allow_test_keys)
-        steps.append(SaveKeyring(ring, frame.data))
+    links = _follow_all(current, (frame for frame in frames if frame.version > current.version))
+    for link in links:
+        keyring.check_test_keys(link.ring, allow_test_keys)
+    return links
+
+
+def recall(factory: Keyring, kept: bytes) -> tuple[Keyring, ...]:
+    """The versions of a kept chain that are newer than the slot's own keyring, verified one by one from that one on, in order.
+
+    Older ones are for slots with an older keyring, and not looked at. All that is newer is good, or nothing counts. Raises Refused.
+    """
+    frames = split(kept)
+    if not frames:
+        raise Refused("it is empty")
+    if frames[-1].version == factory.version and frames[-1].body != factory.body:
+        raise Refused(f"it is another version {factory.version} than the factory keyring")
+    return tuple(link.ring for link in _follow_all(factory, (frame for frame in frames if frame.version > factory.version)))
+
+
+def advance(factory: Keyring, current: Keyring, kept: bytes, chain: bytes, *, allow_test_keys: bool) -> tuple[SaveKeyring, ...]:
+    """`walk` as durable steps: what is kept after each, from as old a version as is known to lead to the slot's own keyring.
+
+    current: the last version of `recall`, or the factory keyring. kept: what is stored, empty where it is not used. Raises Refused.
+    """
+    links = walk(current, chain, allow_test_keys=allow_test_keys)
+    line = list(_line(factory, split(kept), split(chain))) if links else []
+    steps: list[SaveKeyring] = []
+    for link in links:
+        line.append(link.data)
+        steps.append(SaveKeyring(link.ring, _bounded(line, link.ring.version - factory.version + 1)))
     return tuple(steps)
+
+
+def _follow_all(current: Keyring, frames: Iterable[Frame]) -> tuple[Link, ...]:
+    links: list[Link] = []
+    for frame in frames:
+        current = follow(current, frame)
+        links.append(Link(current, frame.data))
+    return tuple(links)
+
+
+def _line(factory: Keyring, kept: Sequence[Frame], chain: Sequence[Frame]) -> Iterable[bytes]:
+    """The files of the versions up to the one that counts. Nothing is taken into them that was not verified from a slot's own keyring:
+    a prefix that a stranger chose could keep the other slot, with an older keyring, from following.
+    """
+    own = keyring.read_frame(keyring.build(factory.body, factory.signatures))
+    last = kept[-1].version if kept else 0
+    if last > factory.version:
+        return [*([own.data] if kept[0].version > factory.version else []), *(frame.data for frame in kept)]
+    if last == factory.version:
+        return [frame.data for frame in kept]
+    between = [frame for frame in chain if last < frame.version < factory.version]
+    try:
+        # The slot came with a newer keyring than was kept.
+        return [*(frame.data for frame in kept), *(link.data for link in _follow_all(keyring.decode(kept[-1]), (*between, own)))]
+    except (Refused, IndexError):
+        return [own.data]
+
+
+def _bounded(line: Sequence[bytes], needed: int) -> bytes:
+    """The newest of these files that fit; `needed` of them must."""
+    first = 0
+    while sum(map(len, line[first:])) > MAX_CHAIN_BYTES:
+        first += 1
+    if len(line) - first < needed:
+        what = f"the keyrings since the running slot's own have more than {MAX_CHAIN_BYTES} bytes"
+        raise Refused(what, "install an image with a newer keyring first")
+    return b"".join(line[first:])
 
 
 def _gap(before: int, after: int) -> Refused:

@@ -20,44 +20,46 @@ def _nothing() -> None:
 class Trust:
     """The keyring of the running slot, and the rules of the format.
 
-    read: a stored keyring's bytes -> what they say, signed by its own root keys; raises Refused. usable: raises Refused for one that
-    this device must not use (test keys). walk: current keyring, chain -> the newer versions in order, verified; pure; raises Refused.
-    private: raises ConfigError where others may have written the stored keyring.
+    recall: what is stored -> its versions that are newer than the factory keyring and follow from it, in order; raises Refused.
+    usable: raises Refused for a keyring that this device must not use (test keys). advance: the keyring that counts, what is stored
+    (empty: nothing that is used), a chain -> the newer versions in order, verified; raises Refused. Both are pure.
+    private: raises ConfigError where others may have written what is stored.
     """
 
     factory: Keyring
-    read: Callable[[bytes], Keyring]
+    recall: Callable[[bytes], tuple[Keyring, ...]]
     usable: Callable[[Keyring], None]
-    walk: Callable[[Keyring, bytes], tuple[SaveKeyring, ...]]
+    advance: Callable[[Keyring, bytes, bytes], tuple[SaveKeyring, ...]]
     private: Callable[[], None] = _nothing
 
 
 def observe(state: StateStore, trust: Trust) -> EffectiveKeyring:
-    """The keyring that counts: the higher version of the slot's own and the stored one; the slot's own where they are equal.
+    """The keyring that counts: the newest stored version that follows from the slot's own, or that one.
 
-    A stored keyring that is damaged, of an unknown format, not signed or writable by others counts as lost: the note says why, and
-    the factory keyring walks forward again with the next chain. Raises Refused for a keyring with test keys.
+    What is stored and damaged, of an unknown format, writable by others, or does not follow from the slot's own keyring counts as
+    lost: the note says why, and the factory keyring walks forward again with the next chain. Raises Refused for a keyring with test keys.
     """
-    found, note = _stored(state, trust)
-    if found is not None and found.version == trust.factory.version and found.body != trust.factory.body:
-        note = f"the stored keyring is another version {found.version} than the factory keyring, which is used"
-    if found is not None and found.version > trust.factory.version:
-        effective = EffectiveKeyring(found, KeyringSource.STATE_DIR)
+    return _observe(state, trust)[0]
+
+
+def _observe(state: StateStore, trust: Trust) -> tuple[EffectiveKeyring, bytes]:
+    """Also what is stored, empty where it is not used."""
+    newer: tuple[Keyring, ...] = ()
+    kept, note = b"", ""
+    try:
+        data = state.load_keyring()
+        if data is not None:
+            trust.private()
+            newer = trust.recall(data)
+            kept = data
+    except AbupdateError as error:
+        note = f"the stored keyring is not used: {error.message}"
+    if newer:
+        effective = EffectiveKeyring(newer[-1], KeyringSource.STATE_DIR)
     else:
         effective = EffectiveKeyring(trust.factory, KeyringSource.FACTORY, note)
     trust.usable(effective.ring)
-    return effective
-
-
-def _stored(state: StateStore, trust: Trust) -> tuple[Keyring | None, str]:
-    try:
-        data = state.load_keyring()
-        if data is None:
-            return None, ""
-        trust.private()
-        return trust.read(data), ""
-    except AbupdateError as error:
-        return None, f"the stored keyring is not used: {error.message}"
+    return effective, kept
 
 
 def advance(state: StateStore, trust: Trust, chain: bytes) -> EffectiveKeyring:
@@ -66,8 +68,8 @@ def advance(state: StateStore, trust: Trust, chain: bytes) -> EffectiveKeyring:
     The caller holds the lock. An empty chain, or one with nothing newer, changes nothing. Raises Refused (then nothing of the chain
     was taken), Failed where a version cannot be kept.
     """
-    current = observe(state, trust)
-    for step in trust.walk(current.ring, chain):
+    current, kept = _observe(state, trust)
+    for step in trust.advance(current.ring, kept, chain):
         log.info("keyring: version %d follows version %d", step.ring.version, current.ring.version)
         state.save_keyring(step.data)
         current = EffectiveKeyring(step.ring, KeyringSource.STATE_DIR)

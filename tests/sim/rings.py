@@ -34,29 +34,31 @@ RINGS = (
     _ring(3, "root-2", "release-3", "root-2"),
 )
 CHAIN = b"".join(RINGS)
+KEPT = (b"".join(RINGS[:2]), CHAIN)
 # Signed by a key that version 3 alone knows.
 V2_OF_RING_3 = resigned(V2, "release-3", CHAIN)
 
 
+FACTORY = keyring.parse(RINGS[0])
+
+
 @lru_cache(maxsize=64)
-def _read(data: bytes) -> Keyring:
-    """As wiring.trust."""
-    ring = keyring.parse(data)
-    keyring.check_self_signed(ring)
-    return ring
+def _recall(kept: bytes) -> tuple[Keyring, ...]:
+    return rotation.recall(FACTORY, kept)
 
 
-_WALKED: dict[tuple[bytes, bytes], tuple[SaveKeyring, ...]] = {}
+_WALKED: dict[tuple[bytes, bytes, bytes], tuple[SaveKeyring, ...]] = {}
 
 
-def _walk(current: Keyring, chain: bytes) -> tuple[SaveKeyring, ...]:
-    key = (current.body, chain)
+def _advance(current: Keyring, kept: bytes, chain: bytes) -> tuple[SaveKeyring, ...]:
+    key = (current.body, kept, chain)
     if key not in _WALKED:
-        _WALKED[key] = rotation.walk(current, chain, allow_test_keys=False)
+        _WALKED[key] = rotation.advance(FACTORY, current, kept, chain, allow_test_keys=False)
     return _WALKED[key]
 
 
-TRUST = Trust(factory=_read(RINGS[0]), read=_read, usable=lambda ring: keyring.check_test_keys(ring, False), walk=_walk)
+# As wiring.trust.
+TRUST = Trust(factory=FACTORY, recall=_recall, usable=lambda ring: keyring.check_test_keys(ring, False), advance=_advance)
 
 _ADMITTED: dict[tuple[bytes, bytes, bytes], Signed] = {}
 
@@ -78,7 +80,7 @@ def admission(state: StateStore) -> Open:
 def version(state: StateStore) -> int:
     """Version of the keyring that counts. Raises AssertionError where what is stored is none of ours."""
     stored = state.load_keyring()
-    assert stored is None or stored in RINGS, "a keyring that nobody signed"
+    assert stored is None or stored in KEPT, "keyrings that nobody signed"
     return operation.observe(state, TRUST).ring.version
 
 

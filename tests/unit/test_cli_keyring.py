@@ -65,12 +65,12 @@ def test_show_and_update(workstation: Workstation, rotated: Rotated) -> None:
     assert (after["version"], after["source"]) == (3, "state_dir")
     assert after["roles"]["release"]["keys"] != shown["roles"]["release"]["keys"]
     kept = workstation.state / "keyring"
-    assert kept.read_bytes() == rotated.files[2].read_bytes()
+    assert kept.read_bytes() == rotated.chain.read_bytes()
     assert (kept.stat().st_mode & 0o777, workstation.state.stat().st_mode & 0o777) == (0o600, 0o700)
     for file in (rotated.chain, *rotated.files):
         done = workstation.run("keyring", "update", file)
         assert (done.code, done.out) == (4, ""), "never back, and nothing newer"
-    assert kept.read_bytes() == rotated.files[2].read_bytes()
+    assert kept.read_bytes() == rotated.chain.read_bytes()
 
 
 def test_one_version_after_the_other(workstation: Workstation, rotated: Rotated) -> None:
@@ -268,6 +268,33 @@ def test_a_stored_keyring_that_others_can_write_is_passed_over(workstation: Work
     assert "trust: the stored keyring is not used: this is not a keyring" in workstation.run("doctor").out
     # The old agent's keys count again, until the chain comes by: the state was lost.
     workstation.ok("flash", kit["v1"])
+
+
+def test_a_keyring_planted_in_state_dir_is_not_believed(
+    workstation: Workstation, kit: Kit, rotated: Rotated, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By somebody who can write the data partition and holds none of the root keys: signed as it should be, by keys of his own."""
+    folder = kit.folder
+    kit.make("keys", "generate", folder / "intruder")
+    keys = ("--root", folder / "intruder.pub", "--release", folder / "intruder.pub", "--sign", folder / "intruder.pem")
+    for number in ("1", "2"):
+        kit.make("keys", "keyring", "-o", tmp_path / f"planted-{number}.abk", *keys, "--version", number)
+    bundle = kit.bundle("intruder's", version="9.0", counter=9, seed=9, key="intruder")
+    workstation.state.mkdir(mode=0o700)
+    kept = workstation.state / "keyring"
+    second = (tmp_path / "planted-2.abk").read_bytes()
+    for planted in (second, (tmp_path / "planted-1.abk").read_bytes() + second, kit.ring.read_bytes() + second):
+        kept.write_bytes(planted)
+        kept.chmod(0o600)
+        assert version(workstation) == (1, "factory")
+        done = workstation.run("flash", bundle)
+        assert (done.code, "signed by 0 of the keyring's release keys" in done.err) == (3, True)
+        assert "the stored keyring is not used" in caplog.text
+        caplog.clear()
+    workstation.ok("flash", rotated.carrying(tmp_path, rotated.new, rotated.chain))
+    assert kept.read_bytes() == rotated.chain.read_bytes()
+    # What a device keeps tells a build host which keyring it has.
+    assert workstation.ok("--json", "info", rotated.new, "--keyring", kept).document["keyring_version"] == 3
 
 
 def test_info_looks_from_the_keyring_that_counts(workstation: Workstation, kit: Kit, rotated: Rotated, tmp_path: Path) -> None:

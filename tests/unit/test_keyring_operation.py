@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from abupdate.devices.statedir import StateDir
 from abupdate.errors import ConfigError, Failed, NothingToDo, Refused
 from abupdate.formats import keyring, rotation
-from abupdate.model import Keyring, KeyringSource
+from abupdate.model import KeyringSource
 from abupdate.operations import keyring as operation
 from abupdate.operations.keyring import Trust
 from tests.rings import body_of, one, signed, trusted
@@ -20,11 +21,12 @@ CHAIN = [one(version) for version in range(1, 6)]
 
 def trust(factory: bytes = CHAIN[0], *, allowed: bool = False) -> Trust:
     """The rules as a device has them."""
+    own = trusted(factory)
     return Trust(
-        factory=trusted(factory),
-        read=trusted,
+        factory=own,
+        recall=lambda kept: rotation.recall(own, kept),
         usable=lambda ring: keyring.check_test_keys(ring, allowed),
-        walk=lambda current, chain: rotation.walk(current, chain, allow_test_keys=allowed),
+        advance=lambda current, kept, chain: rotation.advance(own, current, kept, chain, allow_test_keys=allowed),
     )
 
 
@@ -38,11 +40,11 @@ class Witness(StateDir):
 
     def save_keyring(self, data: bytes) -> None:
         """Keep it durably, or fail."""
-        ring = keyring.parse(data)
-        if ring.version == self.fails_at:
+        version = rotation.split(data)[-1].version
+        if version == self.fails_at:
             raise Failed("no room")
         super().save_keyring(data)
-        self.kept.append(ring.version)
+        self.kept.append(version)
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_every_version_is_kept_before_the_next_and_privately(state: Witness) -> 
     assert (before.ring.version, after.ring.version, after.source) == (1, 5, KeyringSource.STATE_DIR)
     assert state.kept == [2, 3, 4, 5]
     assert version(state, trust()) == (5, KeyringSource.STATE_DIR)
-    assert state.load_keyring() == CHAIN[4]
+    assert state.load_keyring() == b"".join(CHAIN)
     assert (state.path / "keyring").stat().st_mode & 0o777 == 0o600
     assert state.path.stat().st_mode & 0o777 == 0o700
     assert sorted(path.name for path in state.path.iterdir()) == ["keyring", "lock"]
@@ -89,7 +91,7 @@ def test_nothing_newer(state: Witness) -> None:
         with pytest.raises(NothingToDo):
             operation.update(state, trust(), chain)
     assert state.kept == [2, 3]
-    assert state.load_keyring() == CHAIN[2]
+    assert state.load_keyring() == b"".join(CHAIN[:3])
 
 
 def test_what_is_refused_leaves_everything_as_it_was(state: Witness) -> None:
@@ -118,25 +120,32 @@ def test_two_keyrings_of_one_version(state: Witness) -> None:
     assert "another version 2" in found.note
 
 
+NEXT = CHAIN[1]
 LOST = {
     "empty": b"",
-    "cut off": CHAIN[2][:-1],
-    "a byte more": CHAIN[2] + b"\0",
-    "a chain": CHAIN[2] + CHAIN[3],
-    "flipped": CHAIN[2][:100] + bytes([CHAIN[2][100] ^ 1]) + CHAIN[2][101:],
-    "not signed": keyring.build(body_of(3, ("root",)), []),
-    "signed by another": one(3, "stranger"),
-    "one signature short": signed(body_of(3, ("root", "admin"), 2), "root"),
-    "another format": CHAIN[2][:8] + b"\x02\x00" + CHAIN[2][10:],
-    "huge": bytes(1 << 20),
+    "cut off": NEXT[:-1],
+    "a byte more": NEXT + b"\0",
+    "flipped": NEXT[:100] + bytes([NEXT[100] ^ 1]) + NEXT[101:],
+    "flipped behind a good one": NEXT + CHAIN[2][:100] + bytes([CHAIN[2][100] ^ 1]) + CHAIN[2][101:],
+    "a gap": CHAIN[2],
+    "a gap behind a good one": NEXT + CHAIN[3],
+    "not signed": keyring.build(body_of(2, ("root",)), []),
+    "signed by another": one(2, "stranger"),
+    "signed by its own root keys alone": one(2, root=("stranger",)),
+    "of another line": one(1, root=("stranger",)) + one(2, root=("stranger",)) + one(3, root=("stranger",)),
+    "of another line behind a good one": NEXT + one(3, root=("stranger",)),
+    "not by its own root keys": signed(body_of(2, ("root", "admin"), 2), "root"),
+    "another format": NEXT[:8] + b"\x02\x00" + NEXT[10:],
+    "another format behind a good one": NEXT + CHAIN[2][:8] + b"\x02\x00" + CHAIN[2][10:],
+    "huge": NEXT + bytes(1 << 20),
 }
 
 
 @pytest.mark.parametrize("how", LOST)
-def test_a_stored_keyring_that_is_no_good_counts_as_lost_and_the_factory_keyring_walks_again(
+def test_stored_keyrings_that_are_no_good_count_as_lost_and_the_factory_keyring_walks_again(
     state: Witness, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    operation.update(state, trust(), CHAIN[1])
+    operation.update(state, trust(), NEXT)
     (state.path / "keyring").write_bytes(LOST[how])
     found = operation.observe(state, trust())
     assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
@@ -144,9 +153,66 @@ def test_a_stored_keyring_that_is_no_good_counts_as_lost_and_the_factory_keyring
     operation.update(state, trust(), b"".join(CHAIN[:3]))
     assert "not used" in caplog.text
     assert version(state, trust()) == (3, KeyringSource.STATE_DIR)
+    assert state.load_keyring() == b"".join(CHAIN[:3])
     beside = [path for path in state.path.iterdir() if path.name.startswith("keyring.")]
     # What a newer abupdate has written is kept for it.
-    assert [(path.name, path.read_bytes()) for path in beside] == ([("keyring.v2", LOST[how])] if how == "another format" else [])
+    assert [(path.name, path.read_bytes()) for path in beside] == ([("keyring.v2", LOST[how])] if "format" in how else [])
+
+
+# ---- slots with factory keyrings of different versions on one state_dir
+
+
+def test_what_a_slot_with_a_newer_keyring_keeps_leads_from_the_older_one(state: Witness) -> None:
+    operation.update(state, trust(), NEXT)
+    # Slot B came with version 4; versions 2 and 3 lead to it, and 3 comes with the next chain.
+    operation.update(state, trust(CHAIN[3]), b"".join(CHAIN))
+    assert state.load_keyring() == b"".join(CHAIN)
+    for own in CHAIN[:4]:
+        assert version(state, trust(own)) == (5, KeyringSource.STATE_DIR)
+
+
+def test_what_does_not_lead_anywhere_is_left_out(state: Witness) -> None:
+    operation.update(state, trust(), NEXT)
+    # Nobody tells how version 2 became 4.
+    operation.update(state, trust(CHAIN[3]), CHAIN[4])
+    assert state.load_keyring() == CHAIN[3] + CHAIN[4]
+    assert version(state, trust(CHAIN[3])) == (5, KeyringSource.STATE_DIR)
+    found = operation.observe(state, trust())
+    assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
+    assert "from version 1 to version 4" in found.note
+    operation.update(state, trust(), b"".join(CHAIN))
+    assert version(state, trust()) == (5, KeyringSource.STATE_DIR)
+
+
+@pytest.mark.parametrize("before", [b"", NEXT], ids=["nothing stored", "version 2 stored"])
+def test_a_stranger_puts_nothing_in_front_of_what_is_kept(state: Witness, before: bytes) -> None:
+    """A chain is passed over up to the device's own version; what stands there is not signed by anybody, and must not be kept."""
+    if before:
+        operation.update(state, trust(), before)
+    planted = signed(body_of(3, ("root", "stranger")), "stranger")
+    operation.update(state, trust(CHAIN[3]), planted + CHAIN[3] + CHAIN[4])
+    kept = state.load_keyring()
+    assert kept is not None
+    assert planted not in kept
+    assert kept.endswith(CHAIN[3] + CHAIN[4])
+
+
+def test_a_chain_that_was_kept_without_its_beginning_gets_the_slots_own(state: Witness) -> None:
+    with state.lock():
+        state.save_keyring(NEXT)
+    assert version(state, trust()) == (2, KeyringSource.STATE_DIR)
+    operation.update(state, trust(), CHAIN[2])
+    assert state.load_keyring() == b"".join(CHAIN[:3])
+
+
+def test_the_oldest_versions_go_where_there_is_no_room(state: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
+    operation.update(state, trust(), b"".join(CHAIN[:4]))
+    monkeypatch.setattr(rotation, "MAX_CHAIN_BYTES", sum(map(len, CHAIN[1:])))
+    with pytest.raises(Refused, match="since the running slot's own"):
+        operation.update(state, trust(), CHAIN[4])
+    assert state.load_keyring() == b"".join(CHAIN[:4])
+    operation.update(state, trust(CHAIN[1]), CHAIN[4])
+    assert state.load_keyring() == b"".join(CHAIN[1:])
 
 
 def test_a_stored_keyring_that_others_could_write_or_that_cannot_be_read(state: Witness) -> None:
@@ -156,7 +222,7 @@ def test_a_stored_keyring_that_others_could_write_or_that_cannot_be_read(state: 
         raise ConfigError("keyring can be written by group or others")
 
     rules = trust()
-    careful = Trust(rules.factory, rules.read, rules.usable, rules.walk, refuse)
+    careful = replace(rules, private=refuse)
     found = operation.observe(state, careful)
     assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
     assert "can be written by group" in found.note
@@ -187,8 +253,6 @@ def test_a_refusal_gives_the_lock_back(state: Witness) -> None:
 
 
 def test_the_version_that_was_walked_to_is_the_one_that_is_returned(state: Witness) -> None:
-    def ring(found: Keyring) -> bytes:
-        return keyring.build(found.body, found.signatures)
-
     _before, after = operation.update(state, trust(), CHAIN[1] + CHAIN[2])
-    assert ring(after.ring) == CHAIN[2] == state.load_keyring()
+    assert keyring.build(after.ring.body, after.ring.signatures) == CHAIN[2]
+    assert operation.observe(state, trust()) == after
