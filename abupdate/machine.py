@@ -458,15 +458,19 @@ def _write(facts: Facts, request: Write) -> tuple[Step, ...]:
     )
 
 
-def _arm(facts: Facts, written: Record, slot: str) -> tuple[Step, ...]:
+def armed_state(facts: Facts, slot: str) -> BootState:
+    """The state in which the slot boots next, on trial."""
     boot = _readable(facts)
-    assert written.attempt is not None
     left = {**boot.left, slot: facts.policy.tries}
     left[facts.booted] = left.get(facts.booted, 0) or _full(facts)
     rest = tuple(s for s in boot.order if s not in (slot, facts.booted))
-    state = BootState((slot, facts.booted, *rest), left, trial=slot, policy=facts.policy, floor=boot.floor)
+    return BootState((slot, facts.booted, *rest), left, trial=slot, policy=facts.policy, floor=boot.floor)
+
+
+def _arm(facts: Facts, written: Record, slot: str) -> tuple[Step, ...]:
+    assert written.attempt is not None
     armed = replace(_note(written, slot, SlotState.TRIAL), attempt=replace(written.attempt, phase=Phase.ARMED))
-    return (CommitBoot(state, f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))
+    return (CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))
 
 
 def activatable(facts: Facts, slot: str) -> SlotRecord:

@@ -30,8 +30,11 @@ class Bootloader(Protocol):
     def commit(self, state: BootState) -> None:
         """Write the whole state durably, in one step; return only when it is on the medium, also where `read` shows it already.
 
-        Foreign content stays.
+        Foreign content stays. A floor that the store has no room for is left out. Raises ConfigError where the rest has no room either.
         """
+
+    def check_room(self, state: BootState) -> None:
+        """Raise what `commit` would where the store has no room for the state."""
 
     def rebuild(self, state: BootState) -> None:
         """Write a store anew where `read` raised StoreUnreadable (doctor --fix, the service)."""

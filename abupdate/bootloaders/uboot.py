@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from abupdate.bootloaders.envarea import open_area
@@ -23,9 +23,10 @@ from abupdate.errors import ConfigError, Failed, StoreUnreadable
 from abupdate.formats import fwenvconfig
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import EnvCopy, Environment, Scheme, choose, decode, encode, next_flag, rebuilt_flags
-from abupdate.model import BootState, BootTraits
+from abupdate.model import BootState, BootTraits, TrialPolicy
 
 _TRAITS = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True)
+_LARGEST_POLICY = TrialPolicy(tries=0xFF, budget=0xFF, boot_timeout_s=0xFFFF)
 # What libubootenv takes when no copy is valid: the variables that this U-Boot was built with, one NAME=VALUE a line.
 DEFAULT_ENVIRONMENT = Path("/etc/u-boot-initial-env")
 
@@ -43,6 +44,10 @@ class _Loaded:
     def environment(self) -> Environment:
         copy = self.copies[self.current]
         return copy.environment if copy is not None else Environment()
+
+    def check_room(self, environment: Environment) -> None:
+        """Raises ConfigError where the environment does not fit into every area."""
+        encode(environment, min(area.location.size_bytes for area in self.areas), self.scheme)
 
 
 class UBootStore:
@@ -114,9 +119,18 @@ class UBootStore:
         return tuple(index for index, copy in enumerate(loaded.copies) if copy is None)
 
     def commit(self, state: BootState) -> None:
-        """Write the state over the copy that does not count; nothing when the store says just this already, which is then durable."""
+        """Write the state over the copy that does not count; nothing when the store says just this already, which is then durable.
+
+        A floor that has no room beside a trial stays what it was: its mirror must cost neither a confirmation nor the next update.
+        """
         with self._locked(writing=True):
             self._update(self._valid(self._load()), state)
+
+    def check_room(self, state: BootState) -> None:
+        """See ports.Bootloader."""
+        with self._locked(writing=False):
+            loaded = self._valid(self._load())
+        loaded.check_room(self._wanted(loaded, state))
 
     def rebuild(self, state: BootState) -> None:
         """Write all copies anew when none is valid; what others stored is lost, U-Boot's built-in variables come from DEFAULT_ENVIRONMENT.
@@ -160,12 +174,24 @@ class UBootStore:
         return environment_lock(self._lock_path, self._config_path, writing=writing, wait_s=self._lock_wait_s)
 
     def _update(self, loaded: _Loaded, state: BootState) -> None:
-        wanted = changed(loaded.environment, state, self._slots)
+        wanted = self._wanted(loaded, state)
         # The copy that counts may lie in the disk's cache alone: U-Boot flushes nothing, and a commit's own flush may have failed. First
         # it goes to the medium, or a power cut could tear both copies, or bring back what everybody took for overwritten.
         loaded.areas[loaded.current].flush()
         if wanted != loaded.environment:
             _store(loaded, wanted)
+
+    def _wanted(self, loaded: _Loaded, state: BootState) -> Environment:
+        wanted = changed(loaded.environment, state, self._slots)
+        if state.floor is None:
+            return wanted
+        left = dict.fromkeys(self._slots, 0xFF)
+        trial = replace(state, order=self._slots, left=left, trial=max(self._slots, key=len), policy=_LARGEST_POLICY)
+        try:
+            loaded.check_room(changed(loaded.environment, trial, self._slots))
+        except ConfigError:
+            wanted = changed(loaded.environment, replace(state, floor=None), self._slots)
+        return wanted
 
     def _load(self) -> _Loaded:
         areas = tuple(self._find_area(location) for location in self._locations)

@@ -78,6 +78,7 @@ def check_floor(board: Board) -> Iterable[Finding]:
             yield Finding(Grade.WARN, "floor", text, "bundles below it are refused; was such a bundle ever confirmed here?")
         elif counter < known:
             hint = "the service's next start raises it, or abupdate doctor --fix now"
+            hint += ", where the environment has room (fw_printenv shows what fills it)" if name == "boot store" else ""
             yield Finding(Grade.WARN, "floor", f"the {name} says {counter}, the floor is {known}", hint)
         else:
             yield Finding(Grade.OK, "floor", f"the {name} says {counter}")
@@ -132,10 +133,13 @@ def fix(board: Board, show: Callable[[str], None]) -> int:
     """Show and perform the repairs; returns how many steps were done. Raises Busy, Failed."""
     done = 0
     with board.state.lock(LOCK_WAIT_S):
+        before: tuple[Step, ...] = ()
         for _ in range(4):
             steps = repairs(observe(board, readable=False))
-            if not steps:
+            if not steps or steps == before:
+                # A mirror of the floor that the store has no room for stays behind.
                 break
+            before = steps
             for step in steps:
                 show(describe(step))
             perform(board, steps)

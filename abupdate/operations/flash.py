@@ -49,6 +49,8 @@ def flash(
             _refuse_downgrade(facts, manifest.security_counter)
             _refuse_same(facts, name, manifest.version)
             contents.fits(slot, manifest)
+            # Not after everything is written: without room for a trial the slot could never be armed.
+            board.store.check_room(machine.armed_state(facts, slot))
             head = bundle.head()
             doers: dict[type, Callable[[Step], None]] = {
                 SaveHead: lambda step: board.state.save_head(slot, head),

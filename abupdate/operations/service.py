@@ -208,7 +208,7 @@ class Service:
                 facts = self._look()
                 if facts is not None and machine.situation(facts) is Situation.STEADY:
                     return ""
-                log.error("cannot confirm: %s", error.message)
+                self._complain(f"cannot confirm: {error.message}")
                 if boot.boottime_s() >= end_s:
                     return error.message
                 self._tick()

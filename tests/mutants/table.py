@@ -161,8 +161,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "arm: `armed` recorded before the store",
         "abupdate/machine.py",
-        '    return (CommitBoot(state, f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))',
-        '    return (SaveRecord(armed, f"slot {slot} is armed"), CommitBoot(state, f"slot {slot} boots next, on trial"))',
+        'CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed")',
+        'SaveRecord(armed, f"slot {slot} is armed"), CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial")',
         "a cut between shows an attempt that reverted although it never began",
         _MACHINE,
     ),
@@ -185,8 +185,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "arm: the previous slot is not behind the trial",
         "abupdate/machine.py",
-        "state = BootState((slot, facts.booted, *rest),",
-        "state = BootState((slot, *rest),",
+        "BootState((slot, facts.booted, *rest),",
+        "BootState((slot, *rest),",
         "nothing to fall back to",
         _MACHINE,
     ),
@@ -735,6 +735,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "                # The comparison must see the medium instead of the cache.\n                self._forget(fd, start, len(data))\n",
         "",
         "the comparison sees what was meant, not what is there",
+        _UBOOT,
+    ),
+    Mutant(
+        "environment: the floor's mirror takes the room of a trial",
+        "abupdate/bootloaders/uboot.py",
+        "        if state.floor is None:\n            return wanted\n",
+        "        if wanted:\n            return wanted\n",
+        "a healthy slot cannot be confirmed and goes back, every time",
         _UBOOT,
     ),
     Mutant(

@@ -94,6 +94,10 @@ class Store:
         """See ports.Bootloader."""
         self._do(("commit", repr(state)), lambda real: real.commit(state))
 
+    def check_room(self, state: BootState) -> None:
+        """See ports.Bootloader."""
+        self._do(("check room", repr(state)), lambda real: real.check_room(state))
+
     def rebuild(self, state: BootState) -> None:
         """See ports.Bootloader."""
         self._do(("rebuild", repr(state)), lambda real: real.rebuild(state))

@@ -12,7 +12,7 @@ import pytest
 
 from abupdate.devices import power
 from abupdate.devices.statedir import StateDir
-from tests.workstation import Kit, Workstation
+from tests.workstation import ENV_BYTES, Kit, Workstation
 
 
 def test_a_fresh_board_is_a_valid_start(workstation: Workstation) -> None:
@@ -509,3 +509,26 @@ def test_a_record_of_another_major_version_is_kept_and_its_floor_counts(workstat
     workstation.ok("flash", kit.bundle("v4", version="4.0", counter=4, seed=4))
     assert (workstation.state / "record.0.v2").read_bytes() == data
     assert workstation.status()["record"] == "whole"
+
+
+def test_an_environment_without_room_for_a_trial_is_no_reason_to_write(workstation: Workstation) -> None:
+    """To write everything first, at every try, would be the same answer an hour later."""
+    workstation.put_environment("f=" + "x" * (ENV_BYTES - 5 - 60) + "\n")
+    before = workstation.snapshot()
+    done = workstation.run("flash", workstation.kit["v1"])
+    assert (done.code, "no room" in done.err) == (2, True), done.err
+    assert workstation.snapshot() == before
+
+
+def test_an_update_is_confirmed_in_an_environment_without_room_for_the_floor(workstation: Workstation) -> None:
+    """The mirror of the floor is the one copy that may be missing; the boot that counts was healthy."""
+    workstation.put_environment("f=" + "x" * (ENV_BYTES - 5 - 105) + "\n")
+    dated = workstation.kit.bundle("dated", version="1.5", counter=20261123, seed=1)
+    workstation.ok("flash", dated)
+    workstation.reboot("B")
+    workstation.ok("confirm")
+    assert "BOOT_FLOOR" not in workstation.printed()
+    document = workstation.status()
+    assert (document["slots"]["B"]["state"], document["floor"]) == ("confirmed", 20261123)
+    assert workstation.run("doctor", "--fix").err.count("the floor is") <= 1
+    assert workstation.run("flash", workstation.kit["v2"]).code == 3

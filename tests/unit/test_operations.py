@@ -210,6 +210,9 @@ class Deaf:
     def commit(self, state: BootState) -> None:
         self.commits += 1
 
+    def check_room(self, state: BootState) -> None:
+        self._inner.check_room(state)
+
     def rebuild(self, state: BootState) -> None:
         self.commits += 1
 

@@ -387,6 +387,27 @@ def test_no_room_changes_nothing(tmp_path: Path) -> None:
     assert bench.env.read_bytes() == before
 
 
+@pytest.mark.parametrize("spare", [*range(8), 40])
+def test_the_floor_is_mirrored_where_a_trial_has_room_beside_it(tmp_path: Path, spare: int) -> None:
+    """The longest mirror, and a few bytes more than a trial needs: it costs no confirmation and no later trial."""
+    bench = Bench(tmp_path)
+    ours = replace(TRIAL, floor=None)
+    bench.put(0, flag=1)
+    bench.store().commit(ours)
+    used = sum(len(name) + len(value) + 2 for name, value in bench.printed().items())
+    filler = b"f=" + b"x" * (SIZE - 5 - used - spare - 4)
+    bench.put(0, filler, flag=1)
+    bench.put(1, filler, flag=0)
+    bench.store().check_room(ours)
+    assert bench.env.read_bytes()[4] == 1, "asking writes nothing"
+    bench.store().commit(ours)
+    bench.store().commit(BootState(("B", "A"), {"A": 10, "B": 10}, floor=(1 << 64) - 1))
+    confirmed = bench.store().read()
+    assert (confirmed.trial, confirmed.left["B"], confirmed.floor) == (None, 10, (1 << 64) - 1 if spare == 40 else None)
+    bench.store().commit(replace(ours, floor=confirmed.floor))
+    assert bench.store().read().trial == "B"
+
+
 @pytest.mark.parametrize(
     ("entries", "expected"),
     [
