@@ -12,14 +12,10 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from abupdate.errors import AbupdateError, Failed
+from abupdate.errors import AbupdateError, Failed, Interrupted
 from abupdate.log import PlainFormatter, plain
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Interrupted(Failed):
-    """SIGINT or SIGTERM ended the operation."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +58,7 @@ def _run(arguments: list[str]) -> int:
         _log(verbose, quiet=options.quiet)
         module, function = options.handler.split(":")
         return int(getattr(import_module(module), function)(options))
-    except AbupdateError as error:
+    except (AbupdateError, Interrupted) as error:
         return _report(error, json_wanted=json_wanted, verbose=verbose)
     except BrokenPipeError:
         # Whoever read our output has left; nothing more can be said to them.
@@ -96,7 +92,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(f"interrupted by {signal.Signals(number).name}", "the same command again goes on where this one ended")
 
 
-def _report(error: AbupdateError, *, json_wanted: bool, verbose: int, cause: BaseException | None = None) -> int:
+def _report(error: AbupdateError | Interrupted, *, json_wanted: bool, verbose: int, cause: BaseException | None = None) -> int:
     _deafen()
     if verbose >= 2:
         import traceback

@@ -59,3 +59,18 @@ class Deferred(AbupdateError):
     """The fleet gave no update slot now."""
 
     exit_code = 6
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM ended the operation; ends with 1.
+
+    No AbupdateError, and no Exception: whoever copes with a failure, of a check or of one of several copies, must not take this for one
+    and go on.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint

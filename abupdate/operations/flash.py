@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from abupdate import machine
-from abupdate.errors import AbupdateError, ConfigError, NothingToDo, Refused
+from abupdate.errors import AbupdateError, ConfigError, Interrupted, NothingToDo, Refused
 from abupdate.log import log
 from abupdate.model import Facts, Manifest, ReadBack, SaveHead, Situation, SlotState, Step, WriteSlot
 from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out, observe, perform, settle
@@ -103,11 +103,11 @@ def _arm(board: Board, request: machine.Activate) -> None:
     *steps, recorded = machine.decide(settle(board), request)
     try:
         perform(board, steps)
-    except AbupdateError as error:
+        perform(replace(board, tolerant=True), [recorded])
+    except (AbupdateError, Interrupted) as error:
         if _is_armed(board):
             error.hint = f"slot {request.slot} is armed all the same and boots next: reboot, or cancel with `abupdate revert`"
         raise
-    perform(replace(board, tolerant=True), [recorded])
 
 
 def _is_armed(board: Board) -> bool:
@@ -131,7 +131,7 @@ def _refuse_same(facts: Facts, bundle: str, version: str) -> None:
 
 def _note_failure(board: Board, slot: str, error: BaseException) -> None:
     """Leave the reason in the record; the error that is on its way out matters more than a record that cannot be written."""
-    reason = error.message if isinstance(error, AbupdateError) else f"interrupted ({type(error).__name__})"
+    reason = error.message if isinstance(error, AbupdateError | Interrupted) else f"interrupted ({type(error).__name__})"
     try:
         step = machine.failed(observe(board), slot, reason)
         if step is not None:

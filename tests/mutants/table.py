@@ -933,4 +933,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "every round leaves a daemon running",
         _CHECKS,
     ),
+    Mutant(
+        "signal: taken for a failure that can be coped with",
+        "abupdate/errors.py",
+        "class Interrupted(BaseException):",
+        "class Interrupted(Failed):",
+        "a verb goes on without a copy of the floor or with an older keyring, and verify calls a good slot modified",
+        (f"{_UNIT}/test_signals_everywhere.py",),
+    ),
+    Mutant(
+        "boot store: built-in environment that others can write is believed",
+        "abupdate/bootloaders/uboot.py",
+        "return stat.S_ISREG(found.st_mode) and private",
+        "return stat.S_ISREG(found.st_mode)",
+        "a stranger's bootcmd is written into a store that is rebuilt",
+        _UBOOT,
+    ),
 )

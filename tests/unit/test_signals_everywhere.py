@@ -94,6 +94,7 @@ CASES = (
     Case("revert, armed", armed, lambda kit: ("revert",), 4),
     Case("revert, on trial", on_trial, lambda kit: ("revert",), 4, reason_may_be_lost=True),
     Case("revert, steady", both_good, lambda kit: ("revert",), 4),
+    Case("verify", both_good, lambda kit: ("verify",), 0, ("observe", "read back")),
     Case("keyring update", lambda workstation: None, lambda kit: ("keyring", "update", three_keyrings(kit)), 4, ("lock", "keyring")),
     Case("doctor --fix", to_be_repaired, lambda kit: ("doctor", "--fix"), 0, ("boot store", "record")),
     Case("service, after a fallback", fallen_back, lambda kit: ("service",), 0, service=True),

@@ -104,11 +104,8 @@ def test_control_c_cancels_what_waits() -> None:
 
 _INTERRUPTED_WHILE_STARTING = """
 import os, signal, sys
-from abupdate.errors import Failed
+from abupdate.errors import Interrupted
 from abupdate.transfer.crew import Crew, crew_size
-
-class Interrupted(Failed):
-    pass
 
 def interrupt(number, frame):
     raise Interrupted("interrupted")
