@@ -159,6 +159,15 @@ def test_one_copy_alone_is_enough(site: Site, left: str) -> None:
     refused(site)
 
 
+def test_activate_asks_the_tpm_too(site: Site) -> None:
+    site.workstation.ok("flash", site.workstation.kit.bundle("v5", version="5.0", counter=5, seed=5), "--no-activate")
+    copy(site.tpm).raise_to(7)
+    before = site.workstation.snapshot()
+    done = site.workstation.run("activate")
+    assert (done.code, "this device has confirmed 7" in done.err) == (3, True), done.err
+    assert site.workstation.snapshot() == before
+
+
 def test_without_any_copy_nothing_is_known(site: Site) -> None:
     """The control: the tests above are refused for the copies' sake alone."""
     for name in COPIES:
@@ -478,6 +487,26 @@ def test_a_copy_that_fails_is_tried_again_seldom(caplog: pytest.LogCaptureFixtur
     now += 61
     outside.raise_to(3)
     assert (outside.value(), chip.counter, chip.calls, outside.problem) == (3, 3, 4, None)
+
+
+def test_a_copy_that_is_read_and_cannot_be_written_blocks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """An index that its owner has locked: the confirmation before it stands, and is no failure."""
+
+    class Copy:
+        name = "chip"
+
+        def value(self) -> int:
+            return 2
+
+        def raise_to(self, counter: int) -> None:
+            raise Failed("the chip is locked")
+
+    outside = OutsideFloor(Copy())
+    for _ in range(3):
+        outside.raise_to(3)
+    assert outside.problem is not None
+    assert outside.problem.message == "the chip is locked"
+    assert len(caplog.records) == 1
 
 
 def test_the_section_of_the_configuration(workstation: Workstation) -> None:
