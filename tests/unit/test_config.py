@@ -190,6 +190,8 @@ def test_state_dir_on_a_slot(workstation_on_disk: Workstation, kit: Kit, stack: 
     before = sorted(mounted.rglob("*"))
     sh("sync", "-f", mounted)
     assert_refused(workstation, kit, "state_dir", "lies on slot B.rootfs")
+    kept = workstation.run("keyring", "update", kit.ring)
+    assert (kept.code, "lies on slot B.rootfs" in kept.err) == (2, True), "a keyring is kept there too"
     assert sorted(mounted.rglob("*")) == before
 
 

@@ -54,6 +54,14 @@ def test_a_file_is_flushed_before_it_gets_its_name_and_the_folder_after(tmp_path
     assert files.notes == [*["write file.new"] * 3, "fsync file.new", "rename file.new file", "fsync ."]
 
 
+def test_a_link_in_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "file.new").symlink_to("other")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        replace(tmp_path / "file", b"fresh")
+    assert (tmp_path / "other").read_bytes() == b"other"
+
+
 def test_a_new_folder_is_durable_in_each_folder_above_it(tmp_path: Path) -> None:
     files = Noted(tmp_path)
     make_folder(tmp_path / "a/b/c", files=files)
