@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import abupdate
-from tests.sim import journal
+from tests.sim import journal, judge
 from tests.sim.explore import Limits, explore
 from tests.sim.judge import Violation
 from tests.sim.scenarios import scenarios
@@ -69,6 +69,7 @@ def work(task: Task) -> Explored:
     # Nothing here makes cycles that matter, and there is much to walk through.
     gc.disable()
     journal.forget()
+    judge.forget()
     begun_s = time.process_time()
     store = next(one for one in STORES if one.name == task.place)
     try:

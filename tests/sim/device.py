@@ -6,7 +6,7 @@ bundle. Modelled: the media under them, the kernel's boot id, the hook.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -103,7 +103,7 @@ class Store:
         self._do(("rebuild", repr(state)), lambda real: real.rebuild(state))
 
     def _do(self, what: object, action: Callable[[UBootStore], Any]) -> Any:
-        def run(running: Mapping[str, Running]) -> Any:
+        def run(running: Mapping[str, Running], machine: Machine) -> Any:
             return action(self._store.bootloader(running["env"], self._folder))
 
         return self._machine.call((self._store.name, what), ("env",), run)
@@ -189,7 +189,7 @@ class Device:
     @property
     def slots(self) -> Slots:
         """The slots' images."""
-        return Slots(self.machine, lambda: admission(self.state))
+        return Slots(self.machine, lambda machine: admission(State(machine)))
 
     def opened(self, content: Content) -> Opened:
         """The bundle, checked as cli/device.py lets it be checked."""
@@ -197,7 +197,8 @@ class Device:
 
     def facts(self) -> Facts:
         """What any verb sees now."""
-        return observe(self.board())
+        facts: Facts = self.machine.look(self._told("facts"), self.boot, ("env", "files", "tpm"), lambda: observe(self.board()))
+        return facts
 
     def content(self, slot: str) -> Content | None:
         """Which whole release the running system sees on a slot, None: a mix or rubbish."""
@@ -207,32 +208,50 @@ class Device:
 
     def flash(self, content: Content, *, activate: bool = True) -> None:
         """`abupdate flash`."""
-        flashing.flash(self.board(), self.slots, lambda: self.opened(content), _silence, activate=activate)
+        self._verb(
+            ("flash", content.head, activate),
+            lambda: flashing.flash(self.board(), self.slots, lambda: self.opened(content), _silence, activate=activate),
+        )
 
     def activate(self) -> None:
         """`abupdate activate`."""
-        admit = admission(self.state)
 
-        def check(head: bytes) -> Manifest:
-            return parse_stored_head(head, admit).signed.manifest
+        def activate() -> None:
+            admit = admission(self.state)
 
-        flashing.activate(self.board(), self.slots, check, None, _silence)
+            def check(head: bytes) -> Manifest:
+                return parse_stored_head(head, admit).signed.manifest
+
+            flashing.activate(self.board(), self.slots, check, None, _silence)
+
+        self._verb("activate", activate)
 
     def keyring_update(self, chain: bytes = CHAIN) -> None:
         """`abupdate keyring update`."""
-        rotating.update(self.state, TRUST, chain)
+        self._verb(("keyring update", chain), lambda: rotating.update(self.state, TRUST, chain))
 
     def confirm(self) -> None:
         """`abupdate confirm`."""
-        verdict.confirm(self.board(tolerant=True))
+        self._verb("confirm", lambda: verdict.confirm(self.board(tolerant=True)))
 
     def revert(self) -> None:
         """`abupdate revert`."""
-        verdict.revert(self.board(tolerant=True), "ordered by the operator")
+        self._verb("revert", lambda: verdict.revert(self.board(tolerant=True), "ordered by the operator"))
 
     def service(self) -> None:
         """`abupdate service` from its start to the moment when it would begin to watch."""
-        Service(self.board(tolerant=True), _stop_at_trial, _HARDWARE, _Silent(), Numbers(60, 120, 30), trial_only=True).run()
+        numbers = Numbers(60, 120, 30)
+        self._verb(
+            "service",
+            lambda: Service(self.board(tolerant=True), _stop_at_trial, _HARDWARE, _Silent(), numbers, trial_only=True).run(),
+        )
+
+    def _verb(self, what: Hashable, run: Callable[[], Any]) -> Any:
+        return self.machine.verb(self._told(what), self.boot, run)
+
+    def _told(self, what: Hashable) -> Hashable:
+        """What a verb knows without asking the media."""
+        return what, self.store.name, self.folder, self.has_tpm, self.boot.slot, self.boot.boot_id, self.boot.reset
 
 
 def describe_stored(head: bytes) -> SlotRecord | None:

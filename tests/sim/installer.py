@@ -157,7 +157,7 @@ class Opened:
 class Slots:
     """`ports.SlotContents`."""
 
-    def __init__(self, machine: Machine, open_: Callable[[], Open]) -> None:
+    def __init__(self, machine: Machine, open_: Callable[[Machine], Open]) -> None:
         """open_: decides about signatures, made when it is needed."""
         self._machine = machine
         self._open = open_
@@ -176,7 +176,7 @@ class Slots:
     def fits(self, slot: str, manifest: Manifest) -> None:
         """See ports.SlotContents."""
         assert slot in self._claimed
-        self._do(("fits", manifest.bundle_id), slot, lambda real: real.fits(slot, manifest))
+        self._do(("fits", manifest.bundle_id), slot, lambda real, open_: real.fits(slot, manifest))
 
     def write(self, slot: str, bundle: OpenBundle, progress: Progress) -> None:
         """See ports.SlotContents."""
@@ -184,8 +184,8 @@ class Slots:
         assert slot in self._claimed
         content = bundle.content
 
-        def install(real: DeviceSlots) -> None:
-            opened = Bundle(MemorySource(content.data), self._open(), _never_sealed)
+        def install(real: DeviceSlots, open_: Open) -> None:
+            opened = Bundle(MemorySource(content.data), open_, _never_sealed)
             assert opened.head() == content.head
             real.write(slot, opened, _silence)
 
@@ -195,30 +195,33 @@ class Slots:
     def verify(self, slot: str, head: bytes, progress: Progress) -> None:
         """See ports.SlotContents."""
         # A head that is not signed as it should be is refused whatever lies on the slot.
-        parse_stored_head(head, self._open())
-        self._do(("verify", head), slot, lambda real: real.verify(slot, head, _silence))
+        parse_stored_head(head, self._open(self._machine))
+        self._do(("verify", head), slot, lambda real, open_: real.verify(slot, head, _silence))
         progress("verify", len(head), len(head))
 
-    def _do(self, what: tuple[str, object], slot: str, action: Callable[[DeviceSlots], None]) -> None:
+    def _do(self, what: tuple[str, object], slot: str, action: Callable[[DeviceSlots, Open], None]) -> None:
         names = tuple(f"{slot}.{image}" for image in IMAGES)
+        admission = self._open
 
-        def run(running: Mapping[str, Running]) -> None:
+        def run(running: Mapping[str, Running], machine: Machine) -> None:
             disks: dict[str, Disk] = {}
             for name in names:
                 disk = running[name]
                 assert isinstance(disk, Disk)
                 disks[name] = disk
             listeners = {name: disk.on_event for name, disk in disks.items()}
-            if self._machine.faulty:
+            if machine.faulty:
                 # A fault belongs to the moment of the write itself.
-                with (real := _slots(disks, [], self._open())).claim(slot):
-                    action(real)
+                open_ = admission(machine)
+                with (real := _slots(disks, [], open_)).claim(slot):
+                    action(real, open_)
                 return
             copies = {name: disk.freeze().thaw() for name, disk in disks.items()}
             journal: list[tuple[str, int, bytes | None]] = []
             try:
-                with (real := _slots(copies, journal, self._open())).claim(slot):
-                    action(real)
+                open_ = admission(machine)
+                with (real := _slots(copies, journal, open_)).claim(slot):
+                    action(real, open_)
             finally:
                 for name, disk in disks.items():
                     disk.on_event = listeners[name]

@@ -53,6 +53,8 @@ class Judge:
         self.scenario = scenario
         self.start = start
         self.floor = _floor(start)
+        # By the identity of what was looked at (Device.facts gives one object for the same facts), which is kept so that it stays its own.
+        self._judged: dict[tuple[int, ...], tuple[str, Facts]] = {}
 
     def media(self, parts: tuple[Part, ...]) -> str:
         """What boots from here on if nobody ever confirms: always a whole slot, and outside a trial a confirmed one."""
@@ -96,15 +98,22 @@ class Judge:
     def device(self, device: Device) -> str:
         """Nothing is reported that is not so; the floor is where it should be."""
         try:
-            return "" if self.scenario.blind and lost(device.store, device.machine.parts[0]) else "".join(self._lies(device))
+            return "" if self.scenario.blind and lost(device.store, device.machine.parts[0]) else self._lie(device)
         except AbupdateError as error:
             return f"cannot be observed: {error.message}"
 
-    def _lies(self, device: Device) -> Iterator[str]:
+    def _lie(self, device: Device) -> str:
         facts = device.facts()
+        content = {slot: device.content(slot) for slot in SLOTS}
+        key = (id(facts), *map(id, content.values()))
+        found = self._judged.get(key)
+        if found is None:
+            found = self._judged[key] = ("".join(self._lies(facts, content)), facts)
+        return found[0]
+
+    def _lies(self, facts: Facts, content: dict[str, Content | None]) -> Iterator[str]:
         assert facts.boot is not None
         record = machine.base_record(facts)
-        content = {slot: device.content(slot) for slot in SLOTS}
         for slot, state in machine.slot_states(facts).items():
             known = record.slots.get(slot)
             found = content[slot]
@@ -172,6 +181,17 @@ def _floor(device: Device) -> int:
 def summary(device: Device, *, counters: bool = True, reasons: bool = True) -> object:
     """What must be the same after an uncut run and after one that was cut and run again."""
     facts = device.facts()
+    key = (id(facts), counters, reasons)
+    if key not in _SUMMARIES:
+        _SUMMARIES[key] = (_summary(facts, counters, reasons), facts)
+    return _SUMMARIES[key][0], tuple(content.version if content else None for content in map(device.content, SLOTS))
+
+
+# The facts are kept, so that their identity stays their own.
+_SUMMARIES: dict[tuple[object, ...], tuple[object, Facts]] = {}
+
+
+def _summary(facts: Facts, counters: bool, reasons: bool) -> object:
     assert facts.boot is not None
     record = machine.base_record(facts)
     last = record.attempt
@@ -186,6 +206,10 @@ def summary(device: Device, *, counters: bool = True, reasons: bool = True) -> o
         tuple(machine.slot_states(facts).items()),
         attempt,
         machine.floor(facts),
-        tuple(content.version if content else None for content in map(device.content, SLOTS)),
         machine.situation(facts),
     )
+
+
+def forget() -> None:
+    """Drop what was remembered."""
+    _SUMMARIES.clear()

@@ -70,7 +70,7 @@ class State:
         self._do(("save keyring", data), lambda state: state.save_keyring(data))
 
     def _do(self, what: object, action: Callable[[StateDir], Any]) -> Any:
-        def run(running: Mapping[str, Running]) -> Any:
+        def run(running: Mapping[str, Running], machine: Machine) -> Any:
             tree = running["files"]
             assert isinstance(tree, Tree)
             return action(StateDir(STATE, files=tree))

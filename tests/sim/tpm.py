@@ -33,12 +33,13 @@ class Index:
 
     def value(self) -> int:
         """See ports.FloorCopy."""
-        return self.of(self._machine.part("tpm"))
+        value: int = self._machine.call("value", ("tpm",), lambda running, machine: self.of(running["tpm"].freeze()))
+        return value
 
     def raise_to(self, counter: int) -> None:
         """See ports.FloorCopy."""
 
-        def write(running: Mapping[str, Running]) -> None:
+        def write(running: Mapping[str, Running], machine: Machine) -> None:
             disk = running["tpm"]
             assert isinstance(disk, Disk)
             try:
