@@ -255,8 +255,10 @@ def test_a_writer_with_the_file_in_its_memory(victim: Victim, variants: dict[str
         start = len(good) - 900
 
         def write() -> None:
-            while not over.is_set():
+            # With a rest after every change, or this thread would have the interpreter nearly to itself.
+            while not over.wait(0.00002):
                 mapped[start:] = bytes(900)
+                over.wait(0.00002)
                 mapped[start:] = good[start:]
 
         writer = threading.Thread(target=write)

@@ -1,9 +1,9 @@
 """`python -m tests.sim`: every operation with its environment in every place, cut everywhere; a table, then `total STATES FAILURES`.
 
 A state counts once in a row however often it is met there, and once in the total in however many rows. Ends with 1 where a promise is
-broken, or where a whole run met fewer states than there must be. Words after the options choose operations by a part of their name. The
-exploration is shared out among processes, by operation and place, each of which is explored alone: the numbers do not depend on how many
-there are.
+broken, or where a whole run met fewer states than there must be. Words after the options choose operations by their name or, where none
+is called so, by a part of it. The exploration is shared out among processes, by operation and place, each of which is explored alone: the
+numbers do not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def work(task: Task) -> Explored:
 
 def tasks(folder: Path, options: argparse.Namespace) -> list[Task]:
     """All of them, the largest first."""
-    chosen = [one.name for one in scenarios(folder) if not options.name or any(part in one.name for part in options.name)]
+    names = [one.name for one in scenarios(folder)]
+    chosen = [name for name in names if not options.name or any(part == name or (part not in names and part in name) for part in options.name)]
     found: list[Task] = []
     for place in STORES:
         if options.place and place.name not in options.place:

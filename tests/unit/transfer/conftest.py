@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,8 @@ class Payload:
 def pack() -> Callable[..., Payload]:
     """Builds the payload of an image as the format lays it down: zstd, raw where that is smaller, nothing for zeros."""
 
+    # The same few payloads are wanted again and again.
+    @lru_cache(maxsize=6)
     def build(data: bytes, chunk_bytes: int = 64 << 10, codec: Codec = Codec.ZSTD) -> Payload:
         compressor = zstandard.ZstdCompressor(level=3, write_checksum=False)
         chunks, stored = [], bytearray()

@@ -147,7 +147,7 @@ def expected(payload: Payload, fill: bytes = b"\xa5") -> bytes:
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
 @pytest.mark.parametrize("codec", [Codec.ZSTD, Codec.NONE])
-@pytest.mark.parametrize("chunk_bytes", [4096, 64 << 10, 4 * MIB])
+@pytest.mark.parametrize("chunk_bytes", [4096, pytest.param(64 << 10, marks=pytest.mark.slow), 4 * MIB])
 def test_image_lands(slot: Path, source: Make, pack: Pack, mixed: bytes, kind: str, codec: Codec, chunk_bytes: int) -> None:
     payload = pack(mixed, chunk_bytes, codec)
     opened = source(payload, kind)
@@ -194,8 +194,7 @@ def test_only_what_differs_is_written(slot: Path, source: Make, pack: Pack, mixe
 def test_stored_bytes_that_are_not_needed_are_no_fault_of_a_file(slot: Path, source: Make, pack: Pack, mixed: bytes) -> None:
     payload = pack(mixed)
     flash(payload, source(payload), slot)
-    spoiled = pack(mixed)
-    object.__setattr__(spoiled, "stored", bytes(len(spoiled.stored)))
+    spoiled = replace(payload, stored=bytes(len(payload.stored)))  # type: ignore[type-var]
     flash(spoiled, source(spoiled), slot)
     with open_target(slot) as target, pytest.raises(Refused):
         install_image(source(spoiled, "stream"), payload.image, iter(payload.chunks), target, nothing)
@@ -241,7 +240,7 @@ def test_data_hidden_behind_a_zero_block_is_zeroed(slot: Path, source: Make, pac
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_never_lands(tmp_path: Path, source: Make, pack: Pack, mixed: bytes, kind: str, data: st.DataObject) -> None:
     """Whatever is on the slot afterwards is old or signed; the flip is refused."""
@@ -495,12 +494,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
     """Also an image of more than 4 GiB: nothing on the way counts in 32 bits."""
     peak = {}
-    for size in (64 * MIB, 2048 * MIB, 5120 * MIB):
+    for size in (64 * MIB, 5120 * MIB):
         command = [sys.executable, "-c", MEASURE, str(size), str(tmp_path / "slot"), str(tmp_path / "payload")]
         peak[size] = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
         with (tmp_path / "slot").open("rb") as slot:
             slot.seek(size // 32 * 31)
             assert slot.read(4) == b"0,1,"
         assert (tmp_path / "slot").stat().st_blocks * 512 <= 33 * MIB
-    assert peak[2048 * MIB] - peak[64 * MIB] <= 8 * 1024, peak
     assert peak[5120 * MIB] - peak[64 * MIB] <= 8 * 1024, peak
