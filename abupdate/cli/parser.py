@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING
 
 from abupdate import __version__
 from abupdate.cli import parser_host
+from abupdate.cli.arguments import Declare, Parser, add_group, add_verb
 from abupdate.config import DEFAULT_CONFIG
-from abupdate.errors import ConfigError
 
-
-class Parser(argparse.ArgumentParser):
-    """argparse that reports through the project's errors."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError (exit 2)."""
-        raise ConfigError(message, f"see `{self.prog} --help`")
+if TYPE_CHECKING:
+    from abupdate.cli.arguments import Verbs
 
 
 def rate(text: str) -> int:
@@ -39,49 +34,58 @@ def build() -> Parser:
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
 
-    def verb(name: str, handler: str, text: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-        made.set_defaults(handler=handler)
-        # Accepted after the verb too, where people write it.
-        made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        return made
+    def verb(name: str, handler: str, text: str, declare: Declare | None = None) -> None:
+        add_verb(verbs, name, handler, text, declare, description=text)
 
     verb("status", "abupdate.cli.device:status", "what runs, what boots next, what each slot holds")
-    flash = verb("flash", "abupdate.cli.device:flash", "write a bundle to the slot that does not run, and let it boot on trial")
-    flash.add_argument("source", metavar="SOURCE", help="a path, or - for standard input")
-    flash.add_argument("--no-activate", action="store_true", help="write and verify only")
-    flash.add_argument("--reboot", action="store_true", help="reboot when it is done")
-    flash.add_argument("--max-rate", type=rate, metavar="RATE", help="bytes a second read from SOURCE, with k, M or G")
-    _progress(flash)
-    activate = verb("activate", "abupdate.cli.device:activate", "let a slot boot on trial that `flash --no-activate` has written")
-    activate.add_argument("slot", nargs="?", metavar="SLOT")
-    _progress(activate)
+    verb("flash", "abupdate.cli.device:flash", "write a bundle to the slot that does not run, and let it boot on trial", _flash)
+    verb("activate", "abupdate.cli.device:activate", "let a slot boot on trial that `flash --no-activate` has written", _slot)
     verb("confirm", "abupdate.cli.device:confirm", "keep the slot that runs on trial")
-    revert = verb("revert", "abupdate.cli.device:revert", "cancel or end a trial, or go back to the other good slot")
-    revert.add_argument("--reboot", action="store_true", help="reboot when it is done")
-    verify = verb("verify", "abupdate.cli.device:verify", "compare slots with the bundles that were written to them")
-    verify.add_argument("slot", nargs="?", metavar="SLOT")
-    _progress(verify)
-    keyring = verbs.add_parser("keyring", help="the keys that this device trusts").add_subparsers(
-        title="verbs", dest="keyring_verb", required=True, metavar="VERB"
-    )
-    show = keyring.add_parser("show", help="the keyring that bundles are held against")
-    show.set_defaults(handler="abupdate.cli.keyring:show")
-    update = keyring.add_parser("update", help="take the newer versions of the keyring that a file holds")
-    update.add_argument("file", type=Path, metavar="FILE", help="a keyring, or a chain: keyrings one after the other")
-    update.set_defaults(handler="abupdate.cli.keyring:update")
-    for made in (show, update):
-        made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    verb("revert", "abupdate.cli.device:revert", "cancel or end a trial, or go back to the other good slot", _reboot)
+    verb("verify", "abupdate.cli.device:verify", "compare slots with the bundles that were written to them", _slot)
+    add_group(verbs, "keyring", "the keys that this device trusts", _keyring)
     verb("health", "abupdate.cli.health:health", "run all health programs once")
-    doctor = verb("doctor", "abupdate.cli.doctor:doctor", "look for what is wrong or missing")
-    doctor.add_argument("--fix", action="store_true", help="repair what can be repaired, after showing it")
-    service = verb("service", "abupdate.cli.service:service", "the boot-time service: watchdog, trial window, health")
-    service.add_argument("--trial", action="store_true", help="end when the trial is confirmed (abupdate-trial.service)")
-    parser_host.add(cast(Any, verbs))
+    verb("doctor", "abupdate.cli.doctor:doctor", "look for what is wrong or missing", _doctor)
+    verb("service", "abupdate.cli.service:service", "the boot-time service: watchdog, trial window, health", _service)
+    parser_host.add(verbs)
     return parser
 
 
-def _progress(verb: Any) -> None:
+def _flash(flash: Parser) -> None:
+    flash.add_argument("source", metavar="SOURCE", help="a path, or - for standard input")
+    flash.add_argument("--no-activate", action="store_true", help="write and verify only")
+    _reboot(flash)
+    flash.add_argument("--max-rate", type=rate, metavar="RATE", help="bytes a second read from SOURCE, with k, M or G")
+    _progress(flash)
+
+
+def _slot(verb: Parser) -> None:
+    verb.add_argument("slot", nargs="?", metavar="SLOT")
+    _progress(verb)
+
+
+def _reboot(verb: Parser) -> None:
+    verb.add_argument("--reboot", action="store_true", help="reboot when it is done")
+
+
+def _keyring(verbs: Verbs) -> None:
+    add_verb(verbs, "show", "abupdate.cli.keyring:show", "the keyring that bundles are held against")
+    add_verb(verbs, "update", "abupdate.cli.keyring:update", "take the newer versions of the keyring that a file holds", _keyring_update)
+
+
+def _keyring_update(update: Parser) -> None:
+    update.add_argument("file", type=Path, metavar="FILE", help="a keyring, or a chain: keyrings one after the other")
+
+
+def _doctor(doctor: Parser) -> None:
+    doctor.add_argument("--fix", action="store_true", help="repair what can be repaired, after showing it")
+
+
+def _service(service: Parser) -> None:
+    service.add_argument("--trial", action="store_true", help="end when the trial is confirmed (abupdate-trial.service)")
+
+
+def _progress(verb: Parser) -> None:
     verb.add_argument(
         "--progress", choices=("auto", "bar", "json", "none"), default="auto", help="on standard error (auto: a bar on a terminal)"
     )
