@@ -88,7 +88,8 @@ def work(task: Task) -> Explored:
 def tasks(folder: Path, options: argparse.Namespace) -> list[Task]:
     """All of them, the largest first."""
     names = [one.name for one in scenarios(folder)]
-    chosen = [name for name in names if not options.name or any(part == name or (part not in names and part in name) for part in options.name)]
+    words = options.name or [""]
+    chosen = [name for name in names if any(word == name if word in names else word in name for word in words)]
     found: list[Task] = []
     for place in STORES:
         if options.place and place.name not in options.place:
