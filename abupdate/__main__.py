@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from abupdate.errors import AbupdateError, Failed, Interrupted
+from abupdate.errors import AbupdateError, ConfigError, Failed, Interrupted
 from abupdate.log import PlainFormatter, plain
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A path that cannot be right, wherever it was met.
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         try:
             for number in _SIGNALS:
                 signal.signal(number, _interrupt)
-            code = _run(arguments)
+            with warnings.catch_warnings():
+                # What libraries think of a foreign key is no second line of ours.
+                warnings.simplefilter("ignore", UserWarning)
+                code = _run(arguments)
             _deafen()
         except Interrupted as error:
             # Between the end of the verb, good or bad, and the first word about it.
@@ -60,6 +67,11 @@ def _run(arguments: list[str]) -> int:
         return int(getattr(import_module(module), function)(options))
     except (AbupdateError, Interrupted) as error:
         return _report(error, json_wanted=json_wanted, verbose=verbose)
+    except SystemExit as end:
+        # --help and --version: what they printed is still to be flushed.
+        return int(end.code or 0)
+    except MemoryError as error:
+        return _report(Failed("there is not enough memory"), json_wanted=json_wanted, verbose=verbose, cause=error)
     except BrokenPipeError:
         # Whoever read our output has left; nothing more can be said to them.
         return 1
@@ -68,7 +80,8 @@ def _run(arguments: list[str]) -> int:
         return _report(Failed(f"{name}: {error.strerror}", "run as root"), json_wanted=json_wanted, verbose=verbose, cause=error)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        return _report(Failed(f"{place}{error.strerror}"), json_wanted=json_wanted, verbose=verbose, cause=error)
+        blame = ConfigError if error.errno in _BAD_PATH else Failed
+        return _report(blame(f"{place}{error.strerror}"), json_wanted=json_wanted, verbose=verbose, cause=error)
     except Exception as error:
         bug = Failed(f"internal error: {type(error).__name__}: {error}", "report it with the output of `abupdate -vv`")
         return _report(bug, json_wanted=json_wanted, verbose=verbose, cause=error)

@@ -159,6 +159,9 @@ def check_private(path: Path, what: str) -> None:
         info = path.stat()
     except OSError as error:
         raise ConfigError(f"{what} {path} cannot be read: {error.strerror}", "check the path in the configuration") from error
+    # One that nobody writes to would keep us waiting for ever. What a shell hands over (`<(...)`) has no name but in /proc.
+    if stat.S_ISFIFO(info.st_mode) and not os.path.realpath(path).startswith("/proc/"):
+        raise ConfigError(f"{what} {path} is a named pipe", "check the path in the configuration")
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(f"{what} {path} can be written by group or others (mode {stat.S_IMODE(info.st_mode):04o})", f"chmod go-w {path}")
     if info.st_uid not in (0, os.geteuid()):
@@ -177,7 +180,11 @@ def load(path: Path = DEFAULT_CONFIG) -> Settings:
     """Read the configuration and the fragments in config.d beside it (in name order, later ones win). Raises ConfigError."""
     fragments = path.parent / "config.d"
     extra: list[Path] = []
-    if fragments.is_dir():
+    try:
+        there = fragments.is_dir()
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}", "name another one with -c, or run as root") from error
+    if there:
         # Who can write the folder decides which fragments there are.
         check_private(fragments, "folder")
         extra = sorted(fragments.glob("*.toml"))

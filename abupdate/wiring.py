@@ -63,6 +63,8 @@ def board(settings: Settings, *, tolerant: bool = False, devices: bool = True, o
     if settings.state_dir.exists():
         check_private(settings.state_dir, "state_dir")
     store, tears = bootloader(settings)
+    if devices:
+        check_store(settings, store)
     check_traits(settings, store.traits)
     believed = None if settings.device.booted == "auto" else settings.device.booted
     places = {slot: tuple(part.images.values()) for slot, part in settings.slots.items()}
@@ -107,6 +109,20 @@ def check_devices(settings: Settings, *, present: bool = True) -> None:
         seen[identity] = name
         if usage.lies_on(state, path):
             raise ConfigError(f"state_dir {settings.state_dir} lies on slot {name} ({path})", "put it on a partition that no update writes")
+
+
+def check_store(settings: Settings, store: Bootloader) -> None:
+    """No slot may lie over the boot store: a flash would write over both copies at once. Raises ConfigError."""
+    from abupdate.bootloaders.uboot import UBootStore
+    from abupdate.devices import usage
+
+    for place, start, end in store.places() if isinstance(store, UBootStore) else ():
+        for slot, part in settings.slots.items():
+            for image, path in part.images.items():
+                if usage.covers(path, place, start, end):
+                    raise ConfigError(
+                        f"the boot store on {place} lies on slot {slot}.{image} ({path})", "see fw_env.config: no update may write over it"
+                    )
 
 
 def describe_head(head: bytes) -> SlotRecord | None:

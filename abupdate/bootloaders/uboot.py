@@ -112,6 +112,14 @@ class UBootStore:
             return ""
         return f"the environment holds U-Boot's own bootcmd, and {self._default_environment} is no file that root alone can write"
 
+    def places(self) -> tuple[tuple[Path, int, int], ...]:
+        """Each copy's device or file, where it begins and where it ends there, bytes. Raises ConfigError."""
+        found = []
+        for location in self._locations:
+            span = self._find_area(location).span()
+            found.append((Path(location.device), span.start, span.end))
+        return tuple(found)
+
     def invalid_copies(self) -> tuple[int, ...]:
         """Indices of copies whose checksum is wrong (for `doctor`; one of two is no fault, the next commit goes over it)."""
         with self._locked(writing=False):

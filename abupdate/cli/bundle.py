@@ -18,6 +18,7 @@ from abupdate.formats.trusted import opener
 from abupdate.host import create as host_create
 from abupdate.host import extract as host_extract
 from abupdate.host import keys, recipients, resign, spec
+from abupdate.host.atomic import check_spares
 from abupdate.host.keyrings import load_chain
 from abupdate.host.signing import load_signers
 
@@ -30,6 +31,8 @@ def create(args: argparse.Namespace) -> int:
     recipe = spec.load(args.spec, level=args.level)
     if args.chain:
         recipe = replace(recipe, chain=load_chain(args.chain))
+    spared = [args.spec, *args.keys, *args.recipients, *recipe.recipients, *args.chain, *filter(None, [args.passphrase_file])]
+    check_spares(args.output, spared)
     seal = recipients.seal_for((*recipe.recipients, *args.recipients))
     manifest = host_create.create(recipe, args.output, signers, _progress(args), seal=seal)
     size_bytes = args.output.stat().st_size

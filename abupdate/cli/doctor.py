@@ -87,6 +87,7 @@ def _store(settings: Settings) -> Iterable[Finding]:
     from abupdate.bootloaders.uboot import UBootStore
 
     store, tears = wiring.bootloader(settings)
+    wiring.check_store(settings, store)
     if tears:
         yield Finding(Grade.FAIL, "boot store", tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
     if isinstance(store, UBootStore):

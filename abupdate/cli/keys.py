@@ -10,6 +10,7 @@ from abupdate.errors import ConfigError
 from abupdate.formats import keyring as keyring_format
 from abupdate.formats import rotation, signature
 from abupdate.host import keyrings, keys, recipients, rotate
+from abupdate.host.atomic import check_spares
 from abupdate.host.keyrings import Tally
 from abupdate.host.signing import load_signers
 from abupdate.model import Keyring, RoleName
@@ -34,6 +35,7 @@ def keyring(args: argparse.Namespace) -> int:
     """Make a signed keyring."""
     requests = {role: keyrings.RoleRequest(getattr(args, role.value), getattr(args, f"{role.value}_threshold")) for role in RoleName}
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
+    check_spares(args.output, [*args.keys, *(path for request in requests.values() for path in request.keys)])
     built = keyrings.create(args.output, args.keyring_version, requests, signers, partial=args.partial)
     counted = keyrings.tallies(built, None)
     say(args, {"file": str(args.output)} | _document(built, counted), "\n".join([f"{args.output}:", *_lines(built, counted)]))
@@ -47,6 +49,9 @@ def rotate_keyring(args: argparse.Namespace) -> int:
         for role in RoleName
     }
     signers = load_signers(args.keys, passphrase_file=args.passphrase_file, sign_with=args.sign_with)
+    # The version before too: devices need every version.
+    spared = [args.old, *args.keys, *(path for change in changes.values() for path in (*change.keys, *change.add))]
+    check_spares(args.output, spared)
     done = rotate.rotate(args.old, args.output, changes, args.revoke, signers)
     return _report(args, str(args.output), done)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from abupdate.errors import ConfigError
 
 SYS_BLOCK = Path("/sys/dev/block")
+# The unit of sysfs, whatever the disk's own is.
+_SECTOR_BYTES = 512
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -150,6 +152,30 @@ def lies_on(path: str | Path, target: str | Path) -> bool:
     if identity.device is None:
         return any(device in under for device in _devices_over(identity))
     return identity.device in under
+
+
+def covers(target: str | Path, place: str | Path, start: int, end: int) -> bool:
+    """True when whoever writes all of `target` writes into the bytes from start to end of `place`, or over the file system it lies on.
+
+    Both are block devices or regular files; in one and the same device or file no byte is safe. A partition covers its part of the
+    disk, a disk all of its partitions. Raises ConfigError where the target is neither.
+    """
+    mine = identify(target)
+    status = Path(place).stat()
+    if stat.S_ISCHR(status.st_mode):
+        return False  # raw flash: slots are not written through it
+    other = identify_status(place, status)
+    if mine == other:
+        return True
+    if other.device is None:
+        return lies_on(place, target)
+    if other.device in _devices_over(mine):
+        return True
+    entry = _sys(mine.device) if mine.device is not None else None
+    if entry is None or not (entry / "partition").exists() or _number(entry.resolve().parent) != other.device:
+        return False
+    first = int(_read(entry / "start")) * _SECTOR_BYTES
+    return first < end and start < first + int(_read(entry / "size")) * _SECTOR_BYTES
 
 
 def _filesystem_devices(path: Path) -> set[int]:

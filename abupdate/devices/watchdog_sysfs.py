@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def softdog_advice() -> str:
 
 def holders(device: Path, paths: WatchdogPaths) -> Iterator[tuple[int, str]]:
     """(pid, command) of each process that has the device open, under either of its names; only what this user may see."""
-    wanted = {str(device), str(device.resolve())}
+    wanted = {str(device), os.path.realpath(device)}
     if sysfs_name(device) == "watchdog0":
         wanted |= {str(paths.dev / "watchdog"), str(paths.dev / "watchdog0")}
     for folder in paths.proc.glob("[0-9]*"):
@@ -117,7 +118,7 @@ def _open_files(folder: Path) -> Iterator[str]:
 
 def sysfs_name(device: Path) -> str:
     """Name under /sys/class/watchdog of a device file or a link to one."""
-    name = device.resolve().name
+    name = Path(os.path.realpath(device)).name
     # The kernel's old single device is the first of the numbered ones.
     return "watchdog0" if name == "watchdog" else name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,12 +25,13 @@ def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[i
     in the block leaves `path` as it was. mode: of the new file, in full (no umask). replace False: an existing file is a
     ConfigError. Raises ConfigError where the folder is missing or not writable, Failed for other I/O errors.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder", "name a file in it")
-    if not replace and os.path.lexists(path):
-        raise ConfigError(f"{path} exists", "choose another name, or remove it first")
     try:
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder", "name a file in it")
+        if not replace and os.path.lexists(path):
+            raise ConfigError(f"{path} exists", "choose another name, or remove it first")
+        # Cut, so that the longest names that the file system takes are no shorter here.
+        fd, name = tempfile.mkstemp(prefix=f".{path.name[:32]}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         blame = ConfigError if error.errno in _CALLERS_FAULT else Failed
         raise blame(f"cannot write {path}: {error.strerror}") from error
@@ -57,8 +58,24 @@ def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[i
         if isinstance(error, FileExistsError):
             raise ConfigError(f"{path} exists", "choose another name, or remove it first") from error
         if isinstance(error, OSError):
-            raise Failed(f"cannot write {path}: {error.strerror}") from error
+            blame = ConfigError if error.errno in _CALLERS_FAULT else Failed
+            raise blame(f"cannot write {path}: {error.strerror}") from error
         raise
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """True when both are there and are one file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def check_spares(path: Path, inputs: Iterable[Path]) -> None:
+    """Raise ConfigError where the output `path` would take the place of a file that it is made from."""
+    for source in inputs:
+        if is_same(path, source):
+            raise ConfigError(f"{path} would take the place of {source}, from which it is made", "write to another file")
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:

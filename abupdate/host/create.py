@@ -17,7 +17,7 @@ from pathlib import Path
 
 from abupdate.errors import ConfigError, Failed, Refused
 from abupdate.formats import bundle, chunktable, manifest, signature
-from abupdate.host.atomic import output, pwrite_all, pwrite_sparse
+from abupdate.host.atomic import is_same, output, pwrite_all, pwrite_sparse
 from abupdate.host.chunking import encode_image
 from abupdate.host.recipients import Seal
 from abupdate.host.signing import Signer, sign_all
@@ -34,7 +34,7 @@ def create(spec: Spec, path: Path, signers: Sequence[Signer], progress: Progress
     SPEC's values break the format's rules, an image cannot be read) and Failed.
     """
     for source in spec.images:
-        if path.exists() and path.samefile(source.path):
+        if is_same(path, source.path):
             raise ConfigError(f"{path} is the file of image {source.name}", "write the bundle to another file")
     with ExitStack() as stack:
         files = [_open(image, stack) for image in spec.images]
@@ -81,8 +81,9 @@ def build_time() -> int:
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if text is None:
         return int(time.time())
-    if not text.isascii() or not text.isdigit() or int(text) > manifest.MAX_COUNTER:
-        raise ConfigError(f"SOURCE_DATE_EPOCH is {text!r}", "it is a number of seconds since 1970")
+    # The length first: Python does not read numbers of thousands of digits.
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) > manifest.MAX_COUNTER:
+        raise ConfigError(f"SOURCE_DATE_EPOCH is {text[:40]!r}", "it is a number of seconds since 1970")
     return int(text)
 
 
@@ -113,7 +114,8 @@ def _draft(spec: Spec, files: Sequence[int], seal: Seal | None) -> Manifest:
 
 def _open(image: ImageSpec, stack: ExitStack) -> int:
     try:
-        fd = os.open(image.path, os.O_RDONLY)
+        # Not waiting for whoever might write into a named pipe.
+        fd = os.open(image.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"cannot read {image.path}: {error.strerror}") from error
     stack.callback(os.close, fd)

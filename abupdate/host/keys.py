@@ -6,6 +6,7 @@ refuse it there unless they are told otherwise.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from abupdate.model import PublicKey
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+
+# What the library takes.
+MAX_PASSPHRASE_BYTES = 1023
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ def write_pair(name: Path, key: Ed25519PrivateKey | X25519PrivateKey, *, passphr
     """Write a key pair NAME.pem (0600) and NAME.pub (0644); returns the two paths. Raises ConfigError as `generate` does."""
     from cryptography.hazmat.primitives import serialization
 
+    if name.name in ("", ".."):
+        raise ConfigError(f"{name} is a folder", "name the key, as in keys/release")
     private_path, public_path = (name.with_name(name.name + suffix) for suffix in (".pem", ".pub"))
     for path in (private_path, public_path):
         if os.path.lexists(path):
@@ -77,6 +84,7 @@ def is_public(path: Path) -> bool:
 
 def load_public(path: Path) -> PublicKey:
     """Read a .pub file. Raises ConfigError when it is not an Ed25519 public key, or an unsafe one."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -85,7 +93,7 @@ def load_public(path: Path) -> PublicKey:
         raise ConfigError(f"{path} is not a public key", "give the .pub file that `abupdate keys generate` made")
     try:
         key = load_pem_public_key(pem)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} is not a public key") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{path} is not an Ed25519 key", "make one with `abupdate keys generate`")
@@ -124,12 +132,14 @@ def load_private(path: Path, passphrase: bytes | None = None) -> KeyPair:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The first line of a passphrase file. Raises ConfigError where it is empty, or readable by others."""
+    """The first line of a passphrase file. Raises ConfigError where it is empty or too long, or readable by others."""
     data = read(path)
     check_private_mode(path)
     line = data.split(b"\n", 1)[0].rstrip(b"\r")
     if not line:
         raise ConfigError(f"{path} holds no passphrase", "put it into the first line")
+    if len(line) > MAX_PASSPHRASE_BYTES:
+        raise ConfigError(f"the first line of {path} has more than {MAX_PASSPHRASE_BYTES} bytes", "is it the right file?")
     return line
 
 
@@ -154,10 +164,9 @@ def read(path: Path) -> bytes:
             data = file.read(keyfile.MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except OSError as error:
-        raise Failed(f"cannot read {path}: {error.strerror}") from error
+        blame = Failed if error.errno == errno.EIO else ConfigError
+        raise blame(f"cannot read {path}: {error.strerror}") from error
     if len(data) > keyfile.MAX_BYTES:
         raise ConfigError(f"{path} is too large for a key")
     return data

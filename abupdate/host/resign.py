@@ -19,6 +19,8 @@ def add_signatures(path: Path, signers: Sequence[Signer], chain: bytes | None = 
     Returns the new head's signed part. Raises Refused where the bundle or a signature in it is damaged, NothingToDo where all of the
     keys have signed and the chain is the one that it has.
     """
+    # A link stays one: what it points to is signed.
+    path = Path(os.path.realpath(path))
     try:
         file = path.open("rb")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ def add_signatures(path: Path, previous: Path | None, signers: Sequence[Signer])
     Raises ConfigError (a key that has no say in it, `previous` is not the version before), Refused (the keyring, or a signature in it,
     is damaged), NothingToDo (all of the keys have signed).
     """
+    # A link stays one: what it points to is signed.
+    path = Path(os.path.realpath(path))
     ring = load(path)
     before = load_signed(previous) if previous is not None else None
     if before is not None and before.version + 1 != ring.version:

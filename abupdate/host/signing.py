@@ -8,9 +8,12 @@ ABUPDATE_PUBLIC_KEY. What comes back is verified before it is used.
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +25,7 @@ from abupdate.model import PublicKey, Signature
 
 # Long enough for a person who has to touch a token.
 COMMAND_TIMEOUT_S = 300.0
+_POLL_S = 0.05
 MAX_SIGNERS = 64
 
 
@@ -51,20 +55,56 @@ class CommandSigner:
         }
         name = self.command[0]
         try:
-            done = subprocess.run(
-                self.command, input=message, stdout=subprocess.PIPE, env=environment, timeout=COMMAND_TIMEOUT_S, check=False
-            )
+            process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         except OSError as error:
             raise ConfigError(f"cannot run {name}: {error.strerror}", "check --sign-with") from error
+        end_s = time.monotonic() + COMMAND_TIMEOUT_S
+        try:
+            answer = _ask(process, message, end_s)
+            if len(answer) > signature.SIGNATURE_BYTES:
+                raise Failed(f"{name} answered with more than {signature.SIGNATURE_BYTES} bytes", "it must write the raw signature")
+            code = process.wait(max(0.0, end_s - time.monotonic()))
         except subprocess.TimeoutExpired as error:
             raise Failed(f"{name} gave no signature within {COMMAND_TIMEOUT_S:.0f} s") from error
-        if done.returncode:
-            raise Failed(f"{name} ended with {done.returncode}")
-        if len(done.stdout) != signature.SIGNATURE_BYTES:
+        finally:
+            _end(process)
+        if code:
+            raise Failed(f"{name} ended with {code}")
+        if len(answer) != signature.SIGNATURE_BYTES:
             raise Failed(
-                f"{name} answered with {len(done.stdout)} bytes instead of {signature.SIGNATURE_BYTES}", "it must write the raw signature"
+                f"{name} answered with {len(answer)} bytes instead of {signature.SIGNATURE_BYTES}", "it must write the raw signature"
             )
-        return done.stdout
+        return answer
+
+
+def _ask(process: subprocess.Popen[bytes], message: bytes, end_s: float) -> bytes:
+    """What the command says until it ends, or has said too much. Something that it leaves running with its output is not waited for."""
+    assert process.stdin
+    assert process.stdout
+    with suppress(BrokenPipeError), process.stdin as stdin:
+        # So short that it fits into the pipe, whether the command reads it or not.
+        stdin.write(message)
+    answer = b""
+    while len(answer) <= signature.SIGNATURE_BYTES:
+        ended = process.poll() is not None
+        if select.select([process.stdout], [], [], 0 if ended else _POLL_S)[0]:
+            piece = os.read(process.stdout.fileno(), signature.SIGNATURE_BYTES + 1)
+            if not piece:
+                break
+            answer += piece
+        elif ended:
+            break
+        elif time.monotonic() >= end_s:
+            raise subprocess.TimeoutExpired(process.args, COMMAND_TIMEOUT_S)
+    return answer
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout
+    process.stdout.close()
+    if process.poll() is None:
+        process.kill()
+        process.wait()
 
 
 def load_signers(paths: Sequence[Path], *, passphrase_file: Path | None = None, sign_with: str | None = None) -> tuple[Signer, ...]:

@@ -35,7 +35,9 @@ from abupdate.model import Codec, ImageKind
 
 DEFAULT_LEVEL = 15
 DEFAULT_CHUNK_BYTES = 1024 * 1024
-_MAX_BYTES = 1024 * 1024
+_MAX_BYTES = 256 * 1024
+# A key `a.a.a...` costs the parser the square of its parts, and a key cannot go on in the next line.
+_MAX_LINE_BYTES = 16 * 1024
 _TOP = (
     "compatible",
     "version",
@@ -91,6 +93,8 @@ def load(path: Path, *, level: int | None = None) -> Spec:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise ConfigError(f"{path} is too large for a SPEC")
+        if max(map(len, data.split(b"\n"))) > _MAX_LINE_BYTES:
+            raise ConfigError(f"{path} has a line of more than {_MAX_LINE_BYTES} bytes", "a list may go over several lines")
         document = tomllib.loads(data.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
@@ -126,6 +130,12 @@ class _Table:
             raise ConfigError(f"{self.place}: {key} holds a value twice")
         return tuple(value)
 
+    def paths(self, key: str, folder: Path) -> tuple[Path, ...]:
+        names = self.texts(key)
+        if any("\0" in name for name in names):
+            raise ConfigError(f"{self.place}: {key} holds a name with a NUL")
+        return tuple(folder / name for name in names)
+
     def number(self, key: str, low: int, high: int, default: int | None = None) -> int:
         value = self.values.get(key, default)
         if value is None:
@@ -152,8 +162,8 @@ class _Table:
             min_updater=self.text("min_updater", ""),
             chunk_bytes=chunk_bytes,
             images=tuple(self._image(name, value, folder, default_level, level) for name, value in images.items()),
-            recipients=tuple(folder / name for name in self.texts("recipients")),
-            chain=load_chain([folder / name for name in self.texts("chain")]),
+            recipients=self.paths("recipients", folder),
+            chain=load_chain(self.paths("chain", folder)),
         )
 
     def _image(self, name: str, value: object, folder: Path, default_level: int, level: int | None) -> ImageSpec:

@@ -8,6 +8,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from abupdate.errors import Failed
+
 Progress = Callable[[int], None]
 
 _REPORT_EVERY_S = 0.1
@@ -46,8 +48,7 @@ class Crew:
         self._running = len(threads)
         try:
             with _without_signals():
-                for thread in threads:
-                    thread.start()
+                self._start(threads)
             self._watch(progress)
         except BaseException:
             self.stop.set()
@@ -61,6 +62,18 @@ class Crew:
         if self._error is not None:
             raise self._error
         progress(self._done_bytes)
+
+    def _start(self, threads: list[threading.Thread]) -> None:
+        """As many as there is memory for: one is enough."""
+        for number, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                with self._changed:
+                    self._running -= len(threads) - number
+                if not number:
+                    raise Failed("no thread can be started", "there is not enough memory, or a limit on processes") from error
+                return
 
     def _watch(self, progress: Progress) -> None:
         shown = -1

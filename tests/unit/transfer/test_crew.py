@@ -135,3 +135,25 @@ except Interrupted:
 def test_a_signal_while_threads_start_waits_until_they_run() -> None:
     done = subprocess.run([sys.executable, "-c", _INTERRUPTED_WHILE_STARTING], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("interrupted, once all threads ran\n", "")
+
+
+def test_fewer_threads_than_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that could be started do all of the work; without any it is an error that may pass."""
+    start = threading.Thread.start
+    for room in (1, 0):
+        left = [room]
+
+        def limited(thread: threading.Thread, left: list[int] = left) -> None:
+            if not left[0]:
+                raise RuntimeError("can't start new thread")
+            left[0] -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+        crew, done = Crew(), []
+        if room:
+            crew.run(lambda done=done, crew=crew: (done.append(1), crew.advance(5)), lambda _: None)
+            assert done == [1]
+        else:
+            with pytest.raises(Failed, match="thread"):
+                crew.run(lambda: None, lambda _: None)

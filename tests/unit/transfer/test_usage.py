@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.devices.usage import device_name, devices_under, explain_use, identify, is_mounted_rw, lies_on, mounts, same_target
+from abupdate.devices.usage import covers, device_name, devices_under, explain_use, identify, is_mounted_rw, lies_on, mounts, same_target
 from abupdate.errors import ConfigError
 
 Loop = Callable[[Path], Path]
@@ -102,6 +102,16 @@ def test_state_dir_on_a_partition_lies_on_its_disk_only(tmp_path: Path, loop: Lo
         assert not lies_on(point, two)
         assert device_name(one.stat().st_rdev) == str(one)
         assert explain_use(identify(two)) == ""
+        first, second = (2048 * 512, 14336 * 512), (18432 * 512, 30720 * 512)
+        for start, end, over in ((0, first[0], ()), (first[0] - 1, first[0] + 1, (one,)), (first[1], second[0], ()), (*second, (two,))):
+            assert tuple(part for part in (one, two) if covers(part, disk, start, end)) == over
+        assert covers(disk, two, 0, 1)
+        assert covers(file, two, 0, 1), "the disk is a loop device over it"
+        assert not covers(one, two, 0, 1)
+        (point / "env").write_bytes(bytes(100))
+        assert covers(one, point / "env", 0, 1)
+        assert not covers(two, point / "env", 0, 1)
+        assert not covers(one, "/dev/null", 0, 1), "no slot is raw flash"
     finally:
         subprocess.run(["umount", point], check=False)
         for number in ("1", "2"):

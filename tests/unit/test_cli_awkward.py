@@ -1,0 +1,91 @@
+"""Device verbs on places and limits that nobody meant: exit 2 and one line, or the job is done; nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.workstation import Kit, Workstation, command, environ
+
+
+@pytest.mark.parametrize("slot", ["A", "B"])
+def test_a_boot_store_that_lies_on_a_slot(workstation: Workstation, kit: Kit, slot: str) -> None:
+    """A flash would write over both copies, and over what the running slot boots from."""
+    place = workstation.places[f"{slot}.rootfs"]
+    with place.open("r+b") as file:
+        file.write(workstation.env.read_bytes())
+    lines = workstation.fw_env_config.read_text()
+    for moved in (lines.replace(str(workstation.env), str(place)), lines.replace(str(workstation.env), str(place), 1)):
+        workstation.fw_env_config.write_text(moved)
+        before = workstation.snapshot()
+        for verb in (("flash", kit["v1"]), ("status",), ("verify",)):
+            done = workstation.run(*verb)
+            assert done.code == 2
+            assert f"lies on slot {slot}.rootfs" in done.err
+        findings = workstation.run("--json", "doctor").document["findings"]
+        assert [row["grade"] for row in findings if "lies on slot" in row["text"]] == ["fail"]
+        assert workstation.snapshot() == before
+
+
+@pytest.mark.timeout(20)
+def test_named_pipes(workstation: Workstation) -> None:
+    """Nobody writes to them; what a shell hands over as a pipe is read."""
+    pipe = workstation.folder / "pipe"
+    os.mkfifo(pipe, 0o600)
+    text = workstation.config.read_text()
+    for name, verb in (("ring.abk", ("keyring", "show")), ("fw_env.config", ("status",)), ("state", ("status",))):
+        workstation.config.write_text(text.replace(f'"{name}"', '"pipe"'))
+        done = workstation.run(*verb)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "is a named pipe" in done.err
+    workstation.config.write_text(text)
+    (workstation.folder / "config.d").mkdir()
+    pipe.rename(workstation.folder / "config.d/10-x.toml")
+    assert workstation.run("status").code == 2
+    absolute = text.replace('"A"', '"B"').replace('= "', f'= "{workstation.folder}/')
+    for word in ("compatible", "hardware_revision", "kind", "booted"):
+        absolute = absolute.replace(f'{word} = "{workstation.folder}/', f'{word} = "')
+    reading, writing = os.pipe()
+    os.write(writing, absolute.encode())
+    os.close(writing)
+    argv = command("-c", f"/dev/fd/{reading}", "keyring", "show")
+    done = subprocess.run(argv, env=environ(), pass_fds=(reading,), capture_output=True, text=True, check=False)
+    os.close(reading)
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_in_a_circle(workstation: Workstation) -> None:
+    circle = workstation.folder / "circle"
+    circle.symlink_to("circle")
+    workstation.edit('device = "no-watchdog"', 'device = "circle"')
+    findings = workstation.run("--json", "doctor").document["findings"]
+    assert [row["grade"] for row in findings if row["topic"] == "watchdog"] == ["fail"]
+    workstation.edit('state_dir = "state"', 'state_dir = "' + "x" * 300 + '"')
+    done = workstation.run("status")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("--version",), ("flash", "--help")])
+def test_help_on_a_full_disk(argv: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command(*argv), env=environ(), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "abupdate: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("size_bytes", [1 << 30, 200 << 20, 140 << 20])
+def test_memory_for_few_threads(workstation: Workstation, kit: Kit, size_bytes: int) -> None:
+    """Threads want stacks and pools of address space; where there is room for some of them, those do the work."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (size_bytes, size_bytes))
+
+    with workstation.start("flash", kit["v1"], preexec_fn=limit) as process:
+        assert process.stderr
+        said = process.stderr.read().decode()
+        assert process.wait(30) == 0, said
+    assert workstation.holds("B", "v1")
