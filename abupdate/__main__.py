@@ -69,7 +69,7 @@ def _run(arguments: list[str]) -> int:
         return _report(error, json_wanted=json_wanted, verbose=verbose)
     except SystemExit as end:
         # --help and --version: what they printed is still to be flushed.
-        return int(end.code or 0)
+        raise SystemExit(_flushed(int(end.code or 0))) from None
     except MemoryError as error:
         return _report(Failed("there is not enough memory"), json_wanted=json_wanted, verbose=verbose, cause=error)
     except BrokenPipeError:
