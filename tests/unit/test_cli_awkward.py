@@ -53,9 +53,9 @@ def test_named_pipes(workstation: Workstation) -> None:
     os.write(writing, absolute.encode())
     os.close(writing)
     argv = command("-c", f"/dev/fd/{reading}", "keyring", "show")
-    done = subprocess.run(argv, env=environ(), pass_fds=(reading,), capture_output=True, text=True, check=False)
+    read = subprocess.run(argv, env=environ(), pass_fds=(reading,), capture_output=True, text=True, check=False)
     os.close(reading)
-    assert done.returncode == 0, done.stderr
+    assert read.returncode == 0, read.stderr
 
 
 def test_links_in_a_circle(workstation: Workstation) -> None:

@@ -103,8 +103,8 @@ def test_state_dir_on_a_partition_lies_on_its_disk_only(tmp_path: Path, loop: Lo
         assert device_name(one.stat().st_rdev) == str(one)
         assert explain_use(identify(two)) == ""
         first, second = (2048 * 512, 14336 * 512), (18432 * 512, 30720 * 512)
-        for start, end, over in ((0, first[0], ()), (first[0] - 1, first[0] + 1, (one,)), (first[1], second[0], ()), (*second, (two,))):
-            assert tuple(part for part in (one, two) if covers(part, disk, start, end)) == over
+        for low, high, over in ((0, first[0], ()), (first[0] - 1, first[0] + 1, (one,)), (first[1], second[0], ()), (*second, (two,))):
+            assert tuple(part for part in (one, two) if covers(part, disk, low, high)) == over
         assert covers(disk, two, 0, 1)
         assert covers(file, two, 0, 1), "the disk is a loop device over it"
         assert not covers(one, two, 0, 1)
