@@ -29,7 +29,7 @@ class Mutant:
 _WRITTEN = 'SaveRecord(written, f"slot {slot} is written and verified"),'
 _STEP_3 = """        CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"slot {slot} must not boot while it is written"),
 """
-_ARM = '(CommitBoot(state, f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
+_ARM = '(CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
 _CONFIRM = '(CommitBoot(state, f"slot {booted} is confirmed"), SaveRecord(record, f"slot {booted} is confirmed"))'
 _FALLBACK = 'steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"take slot {slot} out after its fallback"))'
 _NOR = """    area = loaded.areas[target]
@@ -82,7 +82,7 @@ MUTANTS = (
         "bootloaders/uboot.py",
         "target = 1 - loaded.current if len(loaded.areas) == 2 else 0",
         "target = loaded.current",
-        "activate",
+        "flash --no-activate",
     ),
     Mutant(
         "older copy counts", "formats/ubootenv.py", "return 1 if second > first else 0", "return 0 if second > first else 1", "activate"
@@ -120,7 +120,7 @@ MUTANTS = (
         "bootloaders/envflash.py",
         "        except MediumError:\n            # An erase",
         "        except ZeroDivisionError:\n            # An erase",
-        "activate",
+        "flash --no-activate",
         "nand",
     ),
     Mutant("slot never flushed", "transfer/slots.py", "            target.flush()\n", "            pass\n", "flash, both slots good"),

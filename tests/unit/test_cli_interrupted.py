@@ -108,15 +108,16 @@ def killed_at(workstation: Workstation, bundle: Path, moment: int) -> int:
     return int(said or 0)
 
 
-def test_kill_at_many_moments(workstation: Workstation, kit: Kit) -> None:
+@pytest.mark.parametrize("moments", [15, pytest.param(45, marks=pytest.mark.slow)])
+def test_kill_at_many_moments(workstation: Workstation, kit: Kit, moments: int) -> None:
     """Wherever it was: the running slot is first and good, armed means whole, and the next flash finishes the job."""
     total = killed_at(workstation, kit["v1"], -1)
     assert total > 1000
     workstation.ok("revert")
     seen: set[str] = set()
-    for step in range(30):
+    for step in range(moments):
         bundle = ("v1", "v2")[step % 2]
-        killed_at(workstation, kit[bundle], total * (step + 1) // 30 - 5)
+        killed_at(workstation, kit[bundle], total * (step + 1) // moments - 5)
         document = workstation.status()
         printed = workstation.printed()
         assert document["slots"]["A"]["state"] == "confirmed"

@@ -625,7 +625,7 @@ requests = (
     | st.builds(Revert, st.just("ordered"), st.booleans())
     | st.just(Start())
 )
-MANY = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=120, deadline=None)
 
 
 def outcome(call: Callable[[], object]) -> tuple[int, str]:

@@ -219,7 +219,15 @@ def cuts(request: pytest.FixtureRequest, workstation: Workstation, tmp_path: Pat
 by_case = pytest.mark.parametrize("cuts", CASES, indirect=True, ids=lambda case: case.name)
 
 
-@by_case
+# Those that differ from another case by what they find, not by what they do.
+AGAIN = ("flash over a written slot", "revert, armed", "service, boots refilled")
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [pytest.param(case, id=case.name, marks=pytest.mark.slow if case.name in AGAIN else ()) for case in CASES],
+    indirect=True,
+)
 def test_a_signal_in_each_phase(cuts: Cuts) -> None:
     """One call of each phase, the signals in turn; of the store's last look the very last, when all but the last record is done."""
     assert set(cuts.case.phases) <= {point.phase for point in cuts.points}

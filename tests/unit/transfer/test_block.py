@@ -65,7 +65,7 @@ def test_writes_land_and_come_back(slot: Path) -> None:
     assert whole == b"\xa5" * 3 * MIB + data + b"\xa5" * 4 * MIB
 
 
-@pytest.mark.parametrize("length", [1, 511, 512, 4095, 4097, 70_001])
+@pytest.mark.parametrize("length", [1, 512, 4097, *(pytest.param(length, marks=pytest.mark.slow) for length in (511, 4095, 70_001))])
 def test_partial_last_block_leaves_the_rest_alone(slot: Path, length: int) -> None:
     data = os.urandom(length)
     with open_target(slot) as target:

@@ -52,8 +52,14 @@ def flash(payload: Payload, chunks: tuple[Chunk, ...], source: FileSource | Stre
 
 # One chunk of a block for each 4 KiB of a batch, a batch of one chunk, and one chunk that is larger than a batch: each stored longer
 # than it lies on the slot.
-@pytest.mark.parametrize("chunk_bytes", [4096, MIB, 4 * MIB])
-@pytest.mark.parametrize("codec", [Codec.ZSTD, Codec.NONE])
+@pytest.mark.parametrize(
+    ("chunk_bytes", "codec"),
+    [
+        (4096, Codec.ZSTD),
+        pytest.param(4096, Codec.NONE, marks=pytest.mark.slow),
+        *((size, codec) for size in (MIB, 4 * MIB) for codec in (Codec.ZSTD, Codec.NONE)),
+    ],
+)
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_a_sealed_image_lands_and_is_recognised(
     tmp_path: Path, pack: Pack, mixed: bytes, chunk_bytes: int, codec: Codec, kind: str
