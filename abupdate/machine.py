@@ -334,6 +334,9 @@ def _settle(facts: Facts) -> tuple[Step, ...]:
     if boot.trial is not None:
         return ()
     if attempt.phase in (Phase.ARMED, Phase.WRITTEN) and attempt.slot in boot.order:
+        if attempt.slot != facts.booted and attempt.counter > (boot.floor or 0):
+            # Somebody else (fw_setenv) has put it there; it was never confirmed, and the floor must not rise before it has run.
+            return ()
         # Confirmed in the store, cut before the record said so.
         done = replace(attempt, phase=Phase.CONFIRMED, reason="")
         record = _note(facts.record, attempt.slot, SlotState.CONFIRMED)

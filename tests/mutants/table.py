@@ -167,6 +167,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _MACHINE,
     ),
     Mutant(
+        "settle: a slot that was made bootable by hand counts as confirmed",
+        "abupdate/machine.py",
+        "if attempt.slot != facts.booted and attempt.counter > (boot.floor or 0):",
+        "if False:",
+        "the floor rises above what was ever confirmed and locks updates out",
+        _MACHINE,
+    ),
+    Mutant(
         "arm: one try too many",
         "abupdate/machine.py",
         "slot: facts.policy.tries}",

@@ -330,6 +330,28 @@ def test_confirm_cut_before_its_record_is_finished_by_whatever_comes_next() -> N
         machine.decide(done, Confirm())
 
 
+@pytest.mark.parametrize("phase", [Phase.WRITTEN, Phase.ARMED])
+@pytest.mark.parametrize("order", [("A", "B"), ("B", "A")])
+def test_a_slot_that_somebody_else_made_bootable_is_confirmed_when_it_runs(phase: Phase, order: tuple[str, ...]) -> None:
+    """`flash --no-activate`, or a trial that fw_setenv took away, and then BOOT_ORDER by hand: nothing was confirmed, the floor stays."""
+    written = record(attempt(phase), b=replace(V2, state=SlotState.WRITTEN), floor=1)
+    by_hand = BootState(order, {"A": 10, "B": 3}, floor=1)
+    now = facts(by_hand, "A", written, settled=True)
+    assert (machine.settle(now), machine.floor(now)) == ((), 1)
+    after = settled(replace(now, boot=replace(by_hand, order=("B", "A")), booted="B", boot_id="the next", settled=False))
+    assert after.record is not None
+    assert after.record.attempt is not None
+    assert (after.record.attempt.phase, machine.floor(after)) == (Phase.CONFIRMED, 2)
+
+
+def test_a_confirmation_that_only_the_store_shows_is_believed_on_the_other_slot_too() -> None:
+    """Confirmed, then reverted by hand, both without a record that could be written: the store's floor tells."""
+    now = facts(replace(BOTH, floor=2), "A", record(attempt(Phase.ARMED, BEFORE), b=replace(V2, state=SlotState.TRIAL)))
+    after = settled(now)
+    assert after.record is not None
+    assert after.record.slots["B"].state is SlotState.CONFIRMED
+
+
 # -- revert
 
 
