@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,9 @@ def outside_floor(settings: Settings) -> OutsideFloor | None:
     return OutsideFloor(TpmFloor(settings.floor.tpm_nv, settings.floor.tpm_tcti, patience_s))
 
 
-def board(settings: Settings, *, tolerant: bool = False, devices: bool = True, outside: bool = False) -> Board:
+def board(settings: Settings, *, tolerant: bool = False, devices: bool = True, outside: bool = False, writing: bool = False) -> Board:
     """The device as the verbs see it. devices: check the slots' devices and state_dir too. outside: also ask the floor's copy in a TPM.
+    writing: a slot is to be written, so that nothing else may lie on it.
 
     Raises ConfigError.
     """
@@ -63,8 +65,8 @@ def board(settings: Settings, *, tolerant: bool = False, devices: bool = True, o
     if settings.state_dir.exists():
         check_private(settings.state_dir, "state_dir")
     store, tears = bootloader(settings)
-    if devices:
-        check_store(settings, store)
+    if writing:
+        check_apart(settings, store)
     check_traits(settings, store.traits)
     believed = None if settings.device.booted == "auto" else settings.device.booted
     places = {slot: tuple(part.images.values()) for slot, part in settings.slots.items()}
@@ -111,18 +113,22 @@ def check_devices(settings: Settings, *, present: bool = True) -> None:
             raise ConfigError(f"state_dir {settings.state_dir} lies on slot {name} ({path})", "put it on a partition that no update writes")
 
 
-def check_store(settings: Settings, store: Bootloader) -> None:
-    """No slot may lie over the boot store: a flash would write over both copies at once. Raises ConfigError."""
+def check_apart(settings: Settings, store: Bootloader) -> None:
+    """Nothing lies on an image's place, under whatever name: no other image, nor the boot store. Raises ConfigError."""
     from abupdate.bootloaders.uboot import UBootStore
     from abupdate.devices import usage
 
+    places = [(f"{slot}.{image}", path) for slot, part in settings.slots.items() for image, path in part.images.items()]
+    for (one, path), (other, place) in permutations(places, 2):
+        if usage.covers(path, place):
+            hint = "every image needs a place of its own"
+            raise ConfigError(f"{other} ({place}) lies on {one} ({path})", hint)
     for place, start, end in store.places() if isinstance(store, UBootStore) else ():
-        for slot, part in settings.slots.items():
-            for image, path in part.images.items():
-                if usage.covers(path, place, start, end):
-                    raise ConfigError(
-                        f"the boot store on {place} lies on slot {slot}.{image} ({path})", "see fw_env.config: no update may write over it"
-                    )
+        for name, path in places:
+            if usage.covers(path, place, start, end):
+                raise ConfigError(
+                    f"the boot store on {place} lies on slot {name} ({path})", "see fw_env.config: no update may write over it"
+                )
 
 
 def describe_head(head: bytes) -> SlotRecord | None:

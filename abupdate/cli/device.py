@@ -52,7 +52,7 @@ def flash(options: Namespace) -> int:
     from abupdate.transfer.sources import open_source
 
     settings = load(options.config)
-    board = wiring.board(settings, outside=True)
+    board = wiring.board(settings, outside=True, writing=True)
     admit = wiring.admission(settings)
     contents = wiring.contents(settings, options.max_rate, admit)
     unseal = wiring.unsealing(settings)

@@ -32,6 +32,7 @@ def doctor(options: Namespace) -> int:
     found = run_checks(
         [
             ("slots", lambda: _slots(settings)),
+            ("slots", lambda: _apart(settings)),
             ("state_dir", lambda: _state_dir(settings)),
             ("boot store", lambda: _store(settings)),
             ("boot store", lambda: check_state(board)),
@@ -63,6 +64,12 @@ def _slots(settings: Settings) -> Iterable[Finding]:
                 yield Finding(Grade.WARN, "slots", f"{where} is mounted read-write", hint)
 
 
+def _apart(settings: Settings) -> Iterable[Finding]:
+    if all(path.exists() for part in settings.slots.values() for path in part.images.values()):
+        wiring.check_apart(settings, wiring.bootloader(settings)[0])
+    return ()
+
+
 def _size(path: os.PathLike[str]) -> int:
     from abupdate.devices.block import size_of
 
@@ -87,7 +94,6 @@ def _store(settings: Settings) -> Iterable[Finding]:
     from abupdate.bootloaders.uboot import UBootStore
 
     store, tears = wiring.bootloader(settings)
-    wiring.check_store(settings, store)
     if tears:
         yield Finding(Grade.FAIL, "boot store", tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
     if isinstance(store, UBootStore):

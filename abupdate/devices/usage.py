@@ -154,17 +154,16 @@ def lies_on(path: str | Path, target: str | Path) -> bool:
     return identity.device in under
 
 
-def covers(target: str | Path, place: str | Path, start: int, end: int) -> bool:
+def covers(target: str | Path, place: str | Path, start: int = 0, end: int = 1 << 62) -> bool:
     """True when whoever writes all of `target` writes into the bytes from start to end of `place`, or over the file system it lies on.
 
     Both are block devices or regular files; in one and the same device or file no byte is safe. A partition covers its part of the
-    disk, a disk all of its partitions. Raises ConfigError where the target is neither.
+    disk, a disk all of its partitions. Raises ConfigError where one is neither.
     """
     mine = identify(target)
-    status = Path(place).stat()
-    if stat.S_ISCHR(status.st_mode):
+    if Path(place).is_char_device():
         return False  # raw flash: slots are not written through it
-    other = identify_status(place, status)
+    other = identify(place)
     if mine == other:
         return True
     if other.device is None:
