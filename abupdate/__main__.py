@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code of the CLI contract."""
     arguments = sys.argv[1:] if argv is None else argv
     _mend_streams()
+    mask = os.umask(0o077)
+    # What we make we must be able to use ourselves.
+    os.umask(mask & 0o077)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         try:
@@ -43,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.umask(mask)
 
 
 def _flushed(code: int) -> int:

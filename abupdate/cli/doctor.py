@@ -148,6 +148,12 @@ def _watchdog(settings: Settings) -> Iterable[Finding]:
         text = f"{device} is not there" + (f" (there is {others})" if others else "")
         yield Finding(Grade.FAIL, "watchdog", text, watchdog_sysfs.softdog_advice())
         return
+    if known.name not in (listed := watchdog_sysfs.devices()):
+        # A driver older than the kernel's list may still be behind a device; nothing is behind a file.
+        grade = Grade.WARN if device.is_char_device() else Grade.FAIL
+        text = f"{device} is no watchdog that the kernel lists"
+        yield Finding(grade, "watchdog", text, f"there is {', '.join(listed)}" if listed else watchdog_sysfs.softdog_advice())
+        return
     from abupdate.devices.watchdog import probe
 
     try:

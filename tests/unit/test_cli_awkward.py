@@ -74,12 +74,15 @@ def test_named_pipes(workstation: Workstation) -> None:
     assert read.returncode == 0, read.stderr
 
 
-def test_links_in_a_circle(workstation: Workstation) -> None:
+def test_places_that_are_none(workstation: Workstation) -> None:
     circle = workstation.folder / "circle"
     circle.symlink_to("circle")
     workstation.edit('device = "no-watchdog"', 'device = "circle"')
     findings = workstation.run("--json", "doctor").document["findings"]
     assert [row["grade"] for row in findings if row["topic"] == "watchdog"] == ["fail"]
+    workstation.edit('device = "circle"', 'device = "/dev/null"')
+    findings = workstation.run("--json", "doctor").document["findings"]
+    assert [row["grade"] for row in findings if row["topic"] == "watchdog"] == ["warn"], "a device, but none that the kernel lists"
     workstation.edit('state_dir = "state"', 'state_dir = "' + "x" * 300 + '"')
     done = workstation.run("status")
     assert (done.code, done.err.count("\n")) == (2, 1)
@@ -105,3 +108,14 @@ def test_memory_for_few_threads(workstation: Workstation, kit: Kit, size_bytes: 
         said = process.stderr.read().decode()
         assert process.wait(30) == 0, said
     assert workstation.holds("B", "v1")
+
+
+def test_a_umask_that_takes_our_own_bits(workstation: Workstation, kit: Kit) -> None:
+    before = os.umask(0o777)
+    try:
+        workstation.ok("flash", kit["v1"])
+        assert os.umask(0o777) == 0o777, "given back"
+    finally:
+        os.umask(before)
+    assert workstation.state.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in workstation.state.iterdir()} == {0o600}

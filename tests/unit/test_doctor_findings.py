@@ -97,6 +97,10 @@ CASES: dict[str, tuple[Edit, Finding]] = {
         ("warn", "trust", "test keys are accepted"),
     ),
     "stored keyring": (spoiled_keyring, ("warn", "trust", "the stored keyring is not used")),
+    "a file as watchdog": (
+        lambda workstation, kit: (workstation.folder / "no-watchdog").touch(),
+        ("fail", "watchdog", "no-watchdog is no watchdog that the kernel lists"),
+    ),
     "no watchdog": (lambda workstation, kit: None, ("fail", "watchdog", "no-watchdog is not there")),
     "no health programs": (lambda workstation, kit: None, ("warn", "health", "no health programs")),
     "health programs": (programs, ("ok", "health", "1 programs in")),
