@@ -115,6 +115,9 @@ class WaitingSource(Source, Protocol):
     def cancel(self) -> None:
         """End a read that waits in another thread, now or later, with Failed."""
 
+    def silent(self, wait_s: float) -> bool:
+        """True when neither a byte nor the end comes within that time."""
+
 
 class StateStore(Protocol):
     """`state_dir`: lock, record, keyring and the heads of the bundles that the slots hold. Nothing in it is needed to boot."""

@@ -12,13 +12,16 @@ from abupdate.errors import ConfigError, Refused
 from abupdate.formats.bundle import Head, Open, Tables, parse_stored_head, read_signed, read_tables
 from abupdate.formats.codec import Opener
 from abupdate.model import ImageKind, Manifest, Sealing
-from abupdate.ports import OpenBundle, Progress, Source, Target
+from abupdate.ports import OpenBundle, Progress, Source, Target, WaitingSource
 from abupdate.transfer.install import install_image
 from abupdate.transfer.sources import RateLimit
 from abupdate.transfer.verify import verify_image
 
 if TYPE_CHECKING:
     from abupdate.formats.contentkey import ContentKey
+
+# How long a whole bundle's sender may take to close the stream.
+_END_WAIT_S = 2.0
 
 
 def _without_keys(sealing: Sealing) -> ContentKey:
@@ -165,6 +168,11 @@ def _shifted(progress: Progress, phase: str, before: int, total: int) -> Callabl
 
 
 def _expect_end(source: Source) -> None:
-    """A stream must end where the header says that it does; a file's size was checked before."""
+    """A stream must end where the header says that it does; a file's size was checked before.
+
+    One that stays open and says nothing has delivered all that there is: nobody waits for its end for ever.
+    """
+    if isinstance(source, WaitingSource) and source.silent(_END_WAIT_S):
+        return
     if source.size_bytes is None and source.read_into(memoryview(bytearray(1))):
         raise Refused("the stream goes on after the bundle's end", "send the bundle alone")

@@ -149,6 +149,10 @@ class StreamSource:
             done += got
         return done
 
+    def silent(self, wait_s: float) -> bool:
+        """See ports.WaitingSource."""
+        return not self._poll.poll(wait_s * 1000)
+
     def cancel(self) -> None:
         """End a `read_into` that waits in another thread, now or later."""
         if self._wake >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from abupdate.formats import bundle as bundle_format
 from abupdate.formats.signature import Domain, message, pack_block
 from abupdate.host.keys import load_private
 from abupdate.host.signing import sign_all
-from tests.workstation import ROOTFS_PLACE, Kit, Result, Snapshot, Workstation
+from tests.workstation import ROOTFS_PLACE, Kit, Result, Snapshot, Workstation, resize_pipe
 
 Flash = Callable[[Workstation, bytes], Result]
 
@@ -289,6 +290,23 @@ def test_a_stream_that_goes_on_after_the_bundle(workstation: Workstation, kit: K
     done = workstation.flash_pipe(kit["v1"].read_bytes() + b"x")
     assert done.code == 3
     assert_target_out(workstation, before)
+
+
+def test_a_stream_that_stays_open_after_the_bundle(workstation: Workstation, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sender says nothing more and does not go away: the bundle is whole and verified."""
+    monkeypatch.setattr("abupdate.transfer.slots._END_WAIT_S", 0.1)
+    reading, writing = os.pipe()
+    resize_pipe(writing, 1 << 20)
+    os.write(writing, kit["v1"].read_bytes())
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    try:
+        workstation.ok("flash", "-")
+    finally:
+        os.dup2(before, 0)
+        for descriptor in (before, reading, writing):
+            os.close(descriptor)
+    assert workstation.holds("B", "v1")
 
 
 def test_a_failed_flash_after_a_good_one_takes_the_target_out(workstation: Workstation, kit: Kit) -> None:
