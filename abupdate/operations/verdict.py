@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from abupdate import machine
 from abupdate.errors import Failed
-from abupdate.model import Facts, SlotState
-from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out
+from abupdate.model import Facts, Situation, SlotState
+from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ def confirm(board: Board, wait_s: float = LOCK_WAIT_S) -> Verdict:
 def revert(board: Board, reason: str, wait_s: float = LOCK_WAIT_S, *, on_trial_only: bool = False) -> Verdict:
     """Go back: cancel an armed trial, end a running one, or make the other good slot first. Raises NothingToDo, Refused (floor)."""
     with board.state.lock(wait_s):
+        facts = settle(board)
+        if machine.situation(facts) is Situation.STEADY and not facts.settled:
+            # Without the record, and before the service has settled this boot, a switch between two good slots looks like a slot that
+            # failed. No trial is at stake here, so it can wait for the record.
+            board = replace(board, tolerant=False)
         return _verdict(carry_out(board, machine.Revert(reason, on_trial_only)))
 
 

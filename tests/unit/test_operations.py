@@ -264,6 +264,20 @@ def test_confirm_and_revert_do_without_the_record_where_they_may(device: Device,
     assert machine.slot_states(device.facts())["B"] is SlotState.CONFIRMED
 
 
+def test_a_switch_between_two_good_slots_waits_for_the_record_where_nothing_else_would_tell_of_it(device: Device) -> None:
+    """The service's start would take the slot that was made first for one that failed, and take it out."""
+    device = reboot(updated(device))
+    board = device.board(tolerant=True)
+    board = replace(board, state=ReadOnly(board.state))  # type: ignore[arg-type]
+    with pytest.raises(Failed, match="Read-only"):
+        verdict.revert(board, "operator")
+    device.service()
+    assert states(device) == {"A": SlotState.CONFIRMED, "B": SlotState.CONFIRMED}
+    assert verdict.revert(board, "operator").slot == "A"
+    device.service()
+    assert machine.situation(device.facts()) is Situation.REBOOT_PENDING
+
+
 def test_a_tolerant_board_settles_what_it_cannot_write_down(device: Device) -> None:
     device.flash(V2)
     for _ in range(4):
