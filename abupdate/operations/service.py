@@ -131,7 +131,8 @@ class Service:
         """Settle this boot's outcome, refill the running slot's boots. None where the boot store cannot be read."""
         board = self._board
         try:
-            with board.state.lock(_LOOK_S):
+            # Nobody pets while it waits, and some hardware leaves less than a flash takes.
+            with board.state.lock(min(_LOOK_S, self._granted_s / 3)):
                 facts = observe(board, readable=False)
                 if facts.boot is None:
                     perform(board, machine.rebuild(facts))
@@ -217,7 +218,8 @@ class Service:
         log.error("going back: %s", reason)
         self._pet(force=True)
         try:
-            verdict.revert(self._board, reason, self._numbers.pet_timeout_s / 3, on_trial_only=True)
+            wait_s = min(self._numbers.pet_timeout_s, self._granted_s) / 3
+            verdict.revert(self._board, reason, wait_s, on_trial_only=True)
         except Busy:
             # Whoever holds the lock does not end; the device's safety does not wait for it. The boot store has a lock of its own.
             self._revert_without_lock(reason)

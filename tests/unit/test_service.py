@@ -18,6 +18,7 @@ import pytest
 from abupdate import wiring
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.config import load
+from abupdate.devices.statedir import StateDir
 from abupdate.devices.thisboot import LinuxBoot
 from abupdate.errors import Busy, ConfigError, Failed
 from abupdate.health.checks import CheckRun
@@ -834,6 +835,28 @@ def test_a_lock_that_another_process_holds_at_the_start(bench: Bench) -> None:
     assert bench.serve() == 0
     assert seen == ["4"]
     assert workstation.printed()["BOOT_B_LEFT"] == "a"
+
+
+@pytest.mark.parametrize("granted_s", [0, 3, 600])
+def test_no_wait_for_a_lock_outlasts_the_hardware(on_trial: Bench, monkeypatch: pytest.MonkeyPatch, granted_s: int) -> None:
+    """Nobody pets meanwhile; the driver may grant less than was asked for, or more than anybody wants to wait."""
+    monkeypatch.setattr(module, "_LOOK_S", 5.0)
+    waits: list[float] = []
+
+    class Asked(StateDir):
+        @contextmanager
+        def lock(self, wait_s: float = 0.0) -> Iterator[None]:
+            waits.append(wait_s)
+            with super().lock(wait_s):
+                yield
+
+    board = replace(on_trial.board(), state=Asked(on_trial.workstation.state))
+    monkeypatch.setattr(on_trial, "board", lambda: board)
+    on_trial.granted_s = granted_s
+    on_trial.decide = lambda now_s: CRITICAL
+    assert on_trial.serve(hinted=True, pet_timeout_s=9) == 1
+    assert "reboot" in on_trial.events
+    assert waits == {0: [3.0, 3.0], 3: [1.0, 1.0], 600: [5.0, 3.0]}[granted_s]
 
 
 # ---- the real thing: a process of its own
