@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from abupdate.health.monitor import Limits, Monitor
@@ -95,15 +95,19 @@ histories = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(list(Health))
 
 
 @given(histories, st.integers(0, 400), st.booleans())
+@example([(0.0, DEGRADED), (13.0, OK), (13.0, DEGRADED)], 48, False)
+@example([(0.0, DEGRADED), (61.0, OK), (61.0, DEGRADED)], 0, False)
 def test_against_the_rules_counted_second_by_second(history: list[tuple[float, Health]], later: int, auto_confirm: bool) -> None:
     limits = Limits(auto_confirm=auto_confirm)
     now_s = history[-1][0] + later
     # Which sample holds in each second [t, t+1), counted naively.
     held = [[health for at, health in history if at <= second][-1:] for second in range(int(now_s))]
     total_s = sum(health == [DEGRADED] for health in held)
+    # A row ends also where another sample held for no time at all.
+    ends = {int(at) for at, health in history if health is not DEGRADED}
     row_s = 0
-    for health in held:
-        row_s = row_s + 1 if health == [DEGRADED] else 0
+    for second, health in enumerate([*held, [DEGRADED]]):
+        row_s = (0 if second in ends else row_s) + (second < int(now_s)) if health == [DEGRADED] else 0
     last = history[-1][1]
     if last is CRITICAL or (last is DEGRADED and (row_s > 60 or total_s > 120)):
         expected = Verdict.REVERT
