@@ -316,7 +316,7 @@ def test_the_old_one_lives_with_all_that_this_one_keeps(workstation: Workstation
     old.ok(workstation, "confirm")
     assert record_of(workstation).floor == 2
     ring = (workstation.state / "keyring").read_bytes()
-    assert ring == later.keyring.read_bytes()
+    assert ring == kit.ring.read_bytes() + later.keyring.read_bytes()
     # It runs from what the chained bundle brought. It refuses chains, and reads the manifest that was kept, which has none.
     old.ok(workstation, "verify", "A")
     records = {name: (workstation.state / name).read_bytes() for name in ("record.0", "record.1")}
