@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from abupdate import machine
-from abupdate.errors import AbupdateError, ConfigError, Interrupted, NothingToDo, Refused
+from abupdate.errors import AbupdateError, ConfigError, Failed, Interrupted, NothingToDo, Refused, StoreUnreadable
 from abupdate.log import log
 from abupdate.model import Facts, Manifest, ReadBack, SaveHead, Situation, SlotState, Step, WriteSlot
 from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out, observe, perform, settle
@@ -105,16 +105,23 @@ def _arm(board: Board, request: machine.Activate) -> None:
         perform(board, steps)
         perform(replace(board, tolerant=True), [recorded])
     except (AbupdateError, Interrupted) as error:
-        if _is_armed(board):
+        armed = _is_armed(board)
+        if armed:
             error.hint = f"slot {request.slot} is armed all the same and boots next: reboot, or cancel with `abupdate revert`"
+        elif armed is None and isinstance(error, ConfigError | StoreUnreadable):
+            # Their exit code says that nothing was changed.
+            raise Failed(
+                error.message, f"slot {request.slot} may be armed: see `abupdate status` once the boot store can be read"
+            ) from error
         raise
 
 
-def _is_armed(board: Board) -> bool:
+def _is_armed(board: Board) -> bool | None:
+    """None: the boot store does not say."""
     try:
         return machine.situation(observe(board)) is Situation.ARMED
     except (AbupdateError, OSError):
-        return False
+        return None
 
 
 def _refuse_downgrade(facts: Facts, counter: int) -> None:

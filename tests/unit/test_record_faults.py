@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from abupdate import machine
-from abupdate.errors import Failed, NothingToDo
+from abupdate.errors import ConfigError, Failed, NothingToDo
 from abupdate.model import BootState, Phase, Record, Situation, SlotState
 from abupdate.operations import board as boards
 from abupdate.operations import flash as flashing
@@ -131,6 +131,26 @@ def test_a_failure_after_the_store_is_armed_says_that_it_is(device: Device) -> N
     assert machine.situation(device.facts()) is Situation.ARMED
     device.revert()
     assert machine.situation(device.facts()) is Situation.STEADY
+
+
+def test_a_store_that_goes_blind_once_a_trial_is_in_it_is_not_said_to_be_unchanged(device: Device) -> None:
+    """Exit 2 would say so; whether the slot is armed shows when the medium can be read again."""
+    store = device.board().store
+
+    class Blind:
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def read(self) -> BootState:
+            state = store.read()
+            if state.trial is not None:
+                raise ConfigError("cannot read the U-Boot environment: Input/output error")
+            return state
+
+    with pytest.raises(Failed) as raised:
+        flashing.flash(replace(device.board(), store=Blind()), device.slots, lambda: device.opened(V2), silent)  # type: ignore[arg-type]
+    assert "slot B may be armed" in raised.value.hint
+    assert machine.situation(device.facts()) is Situation.ARMED
 
 
 # ---- the reason of a fallback
