@@ -55,4 +55,4 @@ def last_line(tail: bytes) -> str:
     if not lines:
         return ""
     line = "".join(character if character.isprintable() else " " for character in lines[-1])
-    return " ".join(line.split())[:_REASON_CHARACTERS]
+    return " ".join(line.split())[:_REASON_CHARACTERS].rstrip()

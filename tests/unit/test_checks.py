@@ -82,6 +82,7 @@ def gone(word: str) -> bool:
         ("kill -SEGV $$", Health.CRITICAL, "ended by SIGSEGV"),
         ("printf 'a\\033[31m\\000b\\377\\n'", Health.OK, "a [31m b\ufffd"),
         ("printf 'x%.0s' $(seq 5000)", Health.OK, "x" * 200),
+        ("printf 'x%.0s' $(seq 199); printf ' y'", Health.OK, "x" * 199),
     ],
 )
 def test_what_a_program_says(script: Script, body: str, health: Health, reason: str) -> None:
