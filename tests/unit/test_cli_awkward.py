@@ -12,15 +12,16 @@ import pytest
 from tests.workstation import Kit, Workstation, command, environ
 
 
+@pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("slot", ["A", "B"])
-def test_a_boot_store_that_lies_on_a_slot(workstation: Workstation, kit: Kit, slot: str) -> None:
-    """A flash would write over both copies, and over what the running slot boots from."""
+def test_a_boot_store_that_lies_on_a_slot(workstation: Workstation, kit: Kit, slot: str, copies: int) -> None:
+    """A flash would write over the copies that lie there, and over what the running slot boots from; one of them is enough to refuse."""
     place = workstation.places[f"{slot}.rootfs"]
     with place.open("r+b") as file:
         file.write(workstation.env.read_bytes())
     lines = workstation.fw_env_config.read_text()
-    # One copy alone is enough to be lost.
-    workstation.fw_env_config.write_text(lines.replace(str(workstation.env), str(place), 1 if slot == "A" else 2))
+    assert lines.count(str(workstation.env)) == 2
+    workstation.fw_env_config.write_text(lines.replace(str(workstation.env), str(place), copies))
     before = workstation.snapshot()
     done = workstation.run("flash", kit["v1"])
     assert done.code == 2
@@ -88,7 +89,7 @@ def test_places_that_are_none(workstation: Workstation) -> None:
     assert (done.code, done.err.count("\n")) == (2, 1)
 
 
-@pytest.mark.parametrize("argv", [("--version",), ("flash", "--help")])
+@pytest.mark.parametrize("argv", [("--help",), ("--version",), ("flash", "--help")])
 def test_help_on_a_full_disk(argv: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command(*argv), env=environ(), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -96,11 +97,12 @@ def test_help_on_a_full_disk(argv: tuple[str, ...]) -> None:
     assert done.stderr == "abupdate: standard output: No space left on device\n"
 
 
-def test_memory_for_few_threads(workstation: Workstation, kit: Kit) -> None:
+@pytest.mark.parametrize("size_mib", [1024, 200, 140])
+def test_memory_for_few_threads(workstation: Workstation, kit: Kit, size_mib: int) -> None:
     """Threads want stacks and pools of address space; where there is room for some of them, those do the work."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (200 << 20, 200 << 20))
+        resource.setrlimit(resource.RLIMIT_AS, (size_mib << 20, size_mib << 20))
 
     with workstation.start("flash", kit["v1"], preexec_fn=limit) as process:
         assert process.stderr
