@@ -99,7 +99,11 @@ def test_help_on_a_full_disk(argv: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("size_mib", [1024, 200, 140])
 def test_memory_for_few_threads(workstation: Workstation, kit: Kit, size_mib: int) -> None:
-    """Threads want stacks and pools of address space; where there is room for some of them, those do the work."""
+    """Threads want stacks and heaps of address space. Where there is room for all of them the job is done.
+
+    Where there is room for some, those do the work, unless the last one that could start took what the others still needed: that is
+    seldom, ends with 1 and one line, and the same command ends the job. How many threads may start is test_crew.py's matter.
+    """
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size_mib << 20, size_mib << 20))
@@ -107,7 +111,16 @@ def test_memory_for_few_threads(workstation: Workstation, kit: Kit, size_mib: in
     with workstation.start("flash", kit["v1"], preexec_fn=limit) as process:
         assert process.stderr
         said = process.stderr.read().decode()
-        assert process.wait(30) == 0, said
+        code = process.wait(30)
+    if code and size_mib < 1024:
+        last = said.splitlines()[-1]
+        assert code == 1, said
+        assert last.startswith("abupdate: ")
+        assert "memory" in last
+        assert workstation.status()["primary"] == "A"
+        workstation.ok("flash", kit["v1"])
+    else:
+        assert code == 0, said
     assert workstation.holds("B", "v1")
 
 
