@@ -44,14 +44,19 @@ def boots_seen(device: Device, since: int = 0) -> list[str]:
 
 
 def settled_environment(device: Device) -> dict[str, str]:
-    """The environment once nothing is on trial any more and the running slot has all its boots."""
+    """The environment once nothing is on trial any more, the running slot has all its boots, and the service has recorded that.
+
+    The boot store is committed before the record: what the record says is not asked for, or cut away, before the service's own word.
+    """
 
     slot = device.booted()
 
     def settled() -> dict[str, str]:
         values = device.environment()
         full = int(values.get("BOOT_BUDGET", "a"), 16)
-        return values if "BOOT_TRIAL" not in values and int(values[f"BOOT_{slot}_LEFT"], 16) == full else {}
+        if "BOOT_TRIAL" in values or int(values[f"BOOT_{slot}_LEFT"], 16) != full:
+            return {}
+        return values if device.run("test -e /run/abupdate/settled").exit_code == 0 else {}
 
     answer: dict[str, str] = until("the service settles the boot state", settled)
     return answer
