@@ -7,29 +7,19 @@ Light to import (no threads, no ctypes): the configuration checks of every verb 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.errors import ConfigError
+from abupdate.formats.mountinfo import Mount, parse_mounts, parse_swaps
 
 SYS_BLOCK = Path("/sys/dev/block")
 # The unit of sysfs, whatever the disk's own is.
 _SECTOR_BYTES = 512
-_OCTAL = re.compile(r"\\([0-7]{3})")
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One line of mountinfo. device: device number of the file system; read_write: neither the mount nor the file system is read-only."""
-
-    mount_id: int
-    device: int
-    point: str
-    fs_type: str
-    source: str
-    read_write: bool
+# File systems on block devices whose mounts do not show the device's number. Of others with such numbers (tmpfs, FUSE) the source is
+# whatever whoever mounted them wrote there.
+_ANONYMOUS = frozenset({"btrfs", "bcachefs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +53,14 @@ def same_target(one: str | Path, other: str | Path) -> bool:
     return identify(one) == identify(other)
 
 
-def mounts() -> list[Mount]:
-    """Every mount of this mount namespace (proc(5), mountinfo)."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
-        left, _, right = line.partition(" - ")
-        fields, tail = left.split(" "), right.split(" ")
-        major, _, minor = fields[2].partition(":")
-        writable = "rw" in fields[5].split(",") and "rw" in tail[2].split(",")
-        device = os.makedev(int(major), int(minor))
-        found.append(Mount(int(fields[0]), device, _unescape(fields[4]), tail[0], _unescape(tail[1]), writable))
-    return found
+def mounts() -> tuple[Mount, ...]:
+    """Every mount of this mount namespace."""
+    return parse_mounts(Path("/proc/self/mountinfo").read_bytes())
 
 
 def mounts_of(device: int) -> list[Mount]:
-    """Mounts of a block device. File systems with anonymous device numbers (btrfs) are found by their source."""
-    return [mount for mount in mounts() if mount.device == device or (os.major(mount.device) == 0 and _rdev(mount.source) == device)]
+    """Mounts of a block device."""
+    return [mount for mount in mounts() if mount.device == device or _source(mount) == device]
 
 
 def is_mounted_rw(path: str | Path) -> bool:
@@ -181,9 +163,14 @@ def _filesystem_devices(path: Path) -> set[int]:
     number = path.stat().st_dev
     if os.major(number) != 0:
         return {number}
-    source = next((mount.source for mount in mounts() if mount.mount_id == _mount_id(path)), "")
-    real = _rdev(source)
+    mount_id = _mount_id(path)
+    real = next((_source(mount) for mount in mounts() if mount.mount_id == mount_id), None)
     return set() if real is None else {real}
+
+
+def _source(mount: Mount) -> int | None:
+    """The block device that a mount with an anonymous device number names as its source, where that word can be believed."""
+    return _rdev(mount.source) if os.major(mount.device) == 0 and mount.fs_type in _ANONYMOUS else None
 
 
 def _mount_id(path: Path) -> int:
@@ -243,8 +230,11 @@ def _swap_files() -> set[tuple[int, int]]:
     return found
 
 
-def _swap_names() -> list[str]:
-    return [_unescape(line.split()[0]) for line in _read(Path("/proc/swaps")).splitlines()[1:]]
+def _swap_names() -> tuple[str, ...]:
+    try:
+        return parse_swaps(Path("/proc/swaps").read_bytes())
+    except OSError:
+        return ()
 
 
 def _sys(device: int) -> Path:
@@ -272,11 +262,8 @@ def _rdev(name: str) -> int | None:
 
 
 def _read(path: Path) -> str:
+    """One value of sysfs; names are taken as they are but for the newline behind them."""
     try:
-        return path.read_text("utf-8", "surrogateescape").strip()
+        return os.fsdecode(path.read_bytes().removesuffix(b"\n"))
     except OSError:
         return ""
-
-
-def _unescape(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)

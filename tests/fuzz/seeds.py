@@ -36,6 +36,11 @@ _FWENV = (
     "# NOR\n/dev/mtd1 0x0 0x2000 0x1000 2 1\n/dev/mtd2 0 2000 1000 2 0\n",
     "/boot/uboot.env -0x8000 4000\n",
 )
+_MOUNTS = (
+    "22 28 0:20 / /sys rw,nosuid - sysfs sysfs rw\n28 1 254:1 / / ro,noatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro\n",
+    "40 28 0:33 /@ /data rw shared:2 master:3 - btrfs /dev/sdb2 rw,subvol=/@\n41 28 7:0 / /a\\040b\\134c rw - vfat /dev/loop0 rw\n",
+    "42 28 0:34 / /media/STICK\rX rw - tmpfs \x0b\u2028\x85 rw\n43 28 254:3 / /b ro - squashfs /dev/vda3 ro\n",
+)
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -72,6 +77,7 @@ def seeds() -> dict[str, list[bytes]]:
         "environment": _environments(),
         "bootstate": [text.encode() for text in _VARIABLES],
         "fwenv": [text.encode() for text in _FWENV],
+        "mounts": [text.encode() for text in _MOUNTS],
         "config": [text.encode() for text in _FRAGMENTS],
         "health": [b"disk ok\nlink down\n", "Temperatur 40 °C\r\n\x1b[31mrot\x1b[0m".encode(), b"\xff\xfe\x00" * 9],
         "codec": _frames(),

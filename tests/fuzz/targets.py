@@ -22,7 +22,7 @@ import zstandard
 from abupdate import config
 from abupdate.bootloaders import ubootvars
 from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
-from abupdate.formats import bundle, chunktable, fwenvconfig, keyring, manifest, record, rotation, signature, tlv, ubootenv
+from abupdate.formats import bundle, chunktable, fwenvconfig, keyring, manifest, mountinfo, record, rotation, signature, tlv, ubootenv
 from abupdate.formats.bundle import Head
 from abupdate.formats.codec import Decoder
 from abupdate.formats.sealing import OVERHEAD_BYTES
@@ -305,6 +305,16 @@ def run_fwenv(data: bytes) -> bool:
     return True
 
 
+def run_mounts(data: bytes) -> bool:
+    """The kernel's lists of mounts and swap: a line that makes no sense takes no other with it."""
+    found = mountinfo.parse_mounts(data)
+    assert len(found) <= data.count(b"\n") + 1
+    sound = b"9 1 8:1 / /mnt rw - ext4 /dev/sda1 rw"
+    assert mountinfo.parse_mounts(data + b"\n" + sound) == (*found, *mountinfo.parse_mounts(sound))
+    assert mountinfo.parse_swaps(b"Filename\n" + data.replace(b"\n", b" ") + b"\n/swap file")[-1] == "/swap"
+    return bool(found)
+
+
 def run_config(data: bytes) -> bool:
     """A configuration and its fragments, with 0x1C between them."""
     path = Path("/etc/abupdate/config.toml")
@@ -428,6 +438,7 @@ TARGETS: Mapping[str, Target] = {
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
+    "mounts": Target(run_mounts, shapes.mutate_lines, 256 * KIB, 200),
     "config": Target(run_config, shapes.mutate_lines, MIB, 400),
     "health": Target(run_health, shapes.mutate_lines, 256 * KIB, 100),
     "codec": Target(run_codec, mutate_codec, 18 * MIB, 20),

@@ -46,6 +46,32 @@ def test_mounts_with_odd_names(tmp_path: Path, ext4: Path, loop: Loop) -> None:
         subprocess.run(["umount", point], check=True)
 
 
+def test_a_mount_point_with_line_breaks_of_other_kinds(mount: Mount, ext4: Path, loop: Loop, tmp_path: Path) -> None:
+    """The kernel escapes newlines and no other character at which text is split into lines."""
+    device = loop(ext4)
+    for number, odd in enumerate(("\r", "\x0b", "\x1c", "\x85", "\u2028")):
+        point = tmp_path / f"STICK{odd}{number}"
+        point.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", odd, point], check=True)
+        try:
+            assert explain_use(identify(device)) == ""
+            assert devices_under(point) == set()
+            assert str(point) in [mount.point for mount in mounts()]
+        finally:
+            subprocess.run(["umount", point], check=True)
+    point = mount(device)
+    assert explain_use(identify(device)) == f"mounted at {point}"
+
+
+def test_a_mount_that_only_calls_itself_the_slot(mount: Mount, ext4: Path, loop: Loop) -> None:
+    """Of a tmpfs or a FUSE file system the source is free text."""
+    device = loop(ext4)
+    point = mount(str(device), "-t", "tmpfs")
+    assert explain_use(identify(device)) == ""
+    assert not is_mounted_rw(device)
+    assert not lies_on(point, device)
+
+
 def test_mounted_rw(ext4: Path, loop: Loop, mount: Mount) -> None:
     device = loop(ext4)
     assert not is_mounted_rw(device)
