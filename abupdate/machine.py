@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 from abupdate.errors import Busy, ConfigError, NothingToDo, Refused, StoreUnreadable
 from abupdate.model import (
+    MAX_COUNTER,
     Attempt,
     BootState,
     CommitBoot,
@@ -189,6 +190,13 @@ def slot_states(facts: Facts) -> Mapping[str, SlotState]:
     return states
 
 
+def next_boot(facts: Facts) -> str | None:
+    """The slot that boots next, if its kernel starts: the first with boots left, or, in the last resort, the first not on trial."""
+    boot = _readable(facts)
+    counted = (slot for slot in boot.order if boot.left.get(slot, 0) > 0)
+    return next(counted, next((slot for slot in boot.order if slot != boot.trial), None))
+
+
 def base_record(facts: Facts) -> Record:
     """The record, or one rebuilt from facts where it is lost: slots in the boot order hold what their stored heads say."""
     if facts.record is not None:
@@ -206,10 +214,11 @@ def base_record(facts: Facts) -> Record:
 def floor(facts: Facts) -> int:
     """Highest security counter that any witness remembers: record, boot store, head of the confirmed slot that runs, copy outside."""
     boot = effective(facts)
-    seen = [facts.witnessed, facts.record.floor if facts.record else 0, boot.floor or 0 if boot else 0, facts.outside or 0]
+    seen = [0, facts.witnessed, facts.record.floor if facts.record else 0, boot.floor or 0 if boot else 0, facts.outside or 0]
     if boot is not None and boot.trial != facts.booted and facts.booted in boot.order and facts.booted in facts.heads:
         seen.append(facts.heads[facts.booted].counter)
-    return max(seen)
+    # What no bundle can reach is damage: it must not lock every update out, nor spread to the copies that are right.
+    return max(counter for counter in seen if counter <= MAX_COUNTER)
 
 
 def decide(facts: Facts, request: Request) -> tuple[Step, ...]:
@@ -257,12 +266,17 @@ def _readable(facts: Facts) -> BootState:
     return boot
 
 
-def _without(boot: BootState, slot: str, keep: str, full: int) -> BootState:
-    """The state in which `slot` cannot boot and `keep` is first and good."""
+def _without(boot: BootState, slot: str, keep: str, policy: TrialPolicy) -> BootState:
+    """The state in which `slot` cannot boot and `keep` is first and good. policy: what is configured."""
     left = {**boot.left, slot: 0}
-    left[keep] = left.get(keep, 0) or full
+    left[keep] = left.get(keep, 0) or max(policy.budget, 1)
     rest = tuple(s for s in boot.order if s not in (slot, keep))
-    return replace(boot, order=(keep, *rest), left=left, trial=None, fresh=False)
+    return replace(boot, order=(keep, *rest), left=left, trial=None, policy=_agreed(boot, policy), fresh=False)
+
+
+def _agreed(boot: BootState, policy: TrialPolicy) -> TrialPolicy | None:
+    """The numbers that the store is to hold: its own, unless the boot side would count by another budget than is configured."""
+    return boot.policy if (boot.policy or TrialPolicy()).budget == policy.budget else policy
 
 
 def _note(record: Record, slot: str, state: SlotState, **changes: object) -> Record:
@@ -285,16 +299,26 @@ def rebuild(facts: Facts) -> tuple[Step, ...]:
 
 
 def rebuilt(facts: Facts) -> BootState:
-    """What an unreadable store is rebuilt to: the booted slot confirmed and the other out; a trial that the record knows of goes on."""
-    attempt = facts.record.attempt if facts.record else None
+    """What an unreadable store is rebuilt to: the booted slot confirmed and the other out, unless the record knows better.
+
+    A trial of the booted slot goes on. A slot that was being written, or found bad, runs only because the bootloader's default took it
+    when the store was gone: the confirmed one goes first, and waits for a reboot.
+    """
+    record = facts.record or Record()
+    attempt = record.attempt
     others = tuple(s for s in facts.slots if s != facts.booted)
     left = {facts.booted: _full(facts), **dict.fromkeys(others, 0)}
-    known = floor(facts) or None
-    state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=known)
-    if attempt and attempt.slot == facts.booted and attempt.phase is Phase.ARMED and attempt.previous in others:
+    state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=floor(facts) or None)
+    # A cut may have come between the store, armed or not yet cancelled, and the record.
+    begun = attempt is not None and attempt.slot == facts.booted and attempt.phase in (Phase.WRITTEN, Phase.ARMED, Phase.CANCELLED)
+    if begun and attempt is not None and attempt.previous in others:
         # Calling it confirmed would be a lie; its remaining tries are lost with the store, one is enough to finish this trial.
         left = {**left, facts.booted: 1, attempt.previous: _full(facts)}
         return replace(state, order=(facts.booted, attempt.previous), left=left, trial=facts.booted)
+    states = {slot: known.state for slot, known in record.slots.items()}
+    good = tuple(s for s in others if states.get(s) is SlotState.CONFIRMED)
+    if good and states.get(facts.booted) in (SlotState.WRITING, SlotState.WRITTEN, SlotState.BAD):
+        return replace(state, order=good, left={**left, facts.booted: 0, **dict.fromkeys(good, _full(facts))})
     return state
 
 
@@ -361,6 +385,8 @@ def fallback_reason(facts: Facts) -> str:
     used_up = boot.left.get(boot.trial, 0) == 0
     if facts.reset:
         return f"{facts.reset}, {'tries exhausted' if used_up else 'tries left'}"
+    if not used_up and facts.unsaved:
+        return "its boot could not be counted"
     return "tries exhausted" if used_up else "load failed"
 
 
@@ -382,7 +408,7 @@ def _clean_up_fallback(facts: Facts, boot: BootState) -> tuple[Step, ...]:
     if after != facts.record:
         # The record first: the store still shows the fallback if the power goes now, the reason would be gone.
         steps.append(SaveRecord(after, f"slot {slot} fell back: {done.reason}"))
-    steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"take slot {slot} out after its fallback"))
+    steps.append(CommitBoot(_without(boot, slot, facts.booted, facts.policy), f"take slot {slot} out after its fallback"))
     return tuple(steps)
 
 
@@ -452,7 +478,7 @@ def _write(facts: Facts, request: Write) -> tuple[Step, ...]:
     written = replace(_note(record, slot, SlotState.WRITTEN, **content), attempt=replace(attempt, phase=Phase.WRITTEN))
     return (
         # Also where the store shows it already: what an earlier commit has left may be in a cache alone.
-        CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"slot {slot} must not boot while it is written"),
+        CommitBoot(_without(boot, slot, facts.booted, facts.policy), f"slot {slot} must not boot while it is written"),
         SaveHead(slot),
         SaveRecord(writing, f"writing slot {slot}"),
         WriteSlot(slot),
@@ -535,7 +561,7 @@ def _confirm(facts: Facts) -> tuple[Step, ...]:
 
 def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
     boot, where, record = _readable(facts), situation(facts), base_record(facts)
-    booted, full = facts.booted, _full(facts)
+    booted = facts.booted
     attempt = record.attempt
     if request.on_trial_only and where is not Situation.ON_TRIAL:
         raise NothingToDo("nothing is on trial")
@@ -552,7 +578,7 @@ def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
         # The record first here: cancelled and still armed is seen as armed, and `revert` can be repeated.
         return (
             *((SaveRecord(after, f"trial of slot {slot} is cancelled"),) if after != facts.record else ()),
-            CommitBoot(_without(boot, slot, booted, full), f"trial of slot {slot} is cancelled"),
+            CommitBoot(_without(boot, slot, booted, facts.policy), f"trial of slot {slot} is cancelled"),
         )
     good = tuple(s for s in boot.order if s not in (booted, boot.trial) and boot.left.get(s, 0) > 0)
     if where is Situation.REBOOT_PENDING:
@@ -565,10 +591,11 @@ def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
         done = replace(done, phase=Phase.REVERTED, boot_id=facts.boot_id, reason=request.reason)
         after = replace(_note(record, booted, SlotState.BAD), attempt=done)
         return (
-            CommitBoot(_without(boot, booted, other, full), f"slot {booted} is reverted: {request.reason}"),
+            CommitBoot(_without(boot, booted, other, facts.policy), f"slot {booted} is reverted: {request.reason}"),
             SaveRecord(after, f"slot {booted} is reverted: {request.reason}"),
         )
-    counter = record.slots[other].counter if other in record.slots and record.slots[other].bundle else None
+    # Record and stored manifest each tell what lies there; either may have been put back to an older state.
+    counter = min((known.counter for known in (record.slots.get(other), facts.heads.get(other)) if known and known.bundle), default=None)
     lowest = floor(facts)
     if counter is not None and counter < lowest:
         raise Refused(f"slot {other} has security counter {counter}, below the floor {lowest}", "flash a bundle at or above the floor")
@@ -583,12 +610,14 @@ def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
 
 
 def _counted_down(facts: Facts) -> bool:
-    """The running slot has fewer boots left than it should. On a fresh board only what the hook has really counted is looked at."""
+    """The running slot has fewer boots left than it should, or the boot side counts by another budget than is configured here: the other
+    slot's configuration has set it, or somebody has changed this one. On a fresh board only what was really counted is looked at."""
     boot = facts.boot
-    if boot is None or facts.policy.budget == 0:
+    if boot is None:
         return False
-    full = (boot.policy or TrialPolicy()).budget if boot.fresh else _full(facts)
-    return boot.left.get(facts.booted, 0) < full
+    budget = (boot.policy or TrialPolicy()).budget
+    left = boot.left.get(facts.booted, 0)
+    return left < budget if boot.fresh else left < _full(facts) or budget != facts.policy.budget
 
 
 def _start(facts: Facts) -> tuple[Step, ...]:
@@ -596,7 +625,8 @@ def _start(facts: Facts) -> tuple[Step, ...]:
     steps: list[Step] = []
     if where is not Situation.ON_TRIAL and facts.booted in boot.order and _counted_down(facts):
         refilled = {**boot.left, facts.booted: _full(facts)}
-        steps.append(CommitBoot(replace(boot, left=refilled, fresh=False), f"slot {facts.booted} is alive: its boots are refilled"))
+        state = replace(boot, left=refilled, policy=_agreed(boot, facts.policy), fresh=False)
+        steps.append(CommitBoot(state, f"slot {facts.booted} is alive: its boots are refilled"))
     attempt = record.attempt
     if where is Situation.ON_TRIAL and attempt and attempt.slot == facts.booted and attempt.phase is Phase.WRITTEN:
         record = replace(_note(record, facts.booted, SlotState.TRIAL), attempt=replace(attempt, phase=Phase.ARMED))

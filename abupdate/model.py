@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+# Of a bundle's security counter, and so of the floor.
+MAX_COUNTER = 2**63 - 1
+
 
 class SlotState(Enum):
     """What a slot is good for, as `status` reports it."""
@@ -234,8 +237,20 @@ class KeyringSource(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class RecalledKeyrings:
+    """What counts of a kept chain. rings: the versions that are newer than the slot's own and follow from it, in order.
+
+    used: the bytes up to the last of them. fault: empty, or what is wrong behind those.
+    """
+
+    rings: tuple[Keyring, ...]
+    used: bytes
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EffectiveKeyring:
-    """The keyring that this device holds bundles against. note: empty, or why a stored one was passed over."""
+    """The keyring that this device holds bundles against. note: empty, or why a stored one was passed over, or a part of it."""
 
     ring: Keyring
     source: KeyringSource
@@ -314,7 +329,8 @@ class Facts:
 
     slots: the configured slots. booted: the slot that runs. boot_id: the kernel's id of this boot. boot: the store's state, None when it
     is unreadable. store: the store's location. record: None when lost. policy: the configured numbers. heads: what the stored bundle
-    heads say of each slot's content, for a record that is lost. settled: the service has already dealt with this boot's outcome.
+    heads say of each slot's content, for a record that is lost. unsaved: the boot side could not write its counter.
+    settled: the service has already dealt with this boot's outcome.
     reset: how the previous boot ended as far as the platform tells ("watchdog", "panic" or ""). witnessed: highest floor that any copy
     of the record shows, even one that this version cannot read. replaceable: the store could be rebuilt without losing what the
     bootloader itself needs. outside: floor in the copy outside (a TPM), 0 where it is empty or does not answer, None where there is none
@@ -329,6 +345,7 @@ class Facts:
     record: Record | None
     policy: TrialPolicy
     heads: Mapping[str, SlotRecord] = field(default_factory=dict)
+    unsaved: bool = False
     settled: bool = False
     reset: str = ""
     witnessed: int = 0

@@ -138,7 +138,7 @@ class StateStore(Protocol):
         """Replace a slot's stored head durably. Raises Failed."""
 
     def load_keyring(self) -> bytes | None:
-        """The stored chain of keyrings, None where there is none. Nothing in it is verified. Raises Failed where it cannot be read."""
+        """The stored chain of keyrings, None where there is none. Nothing in it is verified. Raises Failed where the medium fails."""
 
     def save_keyring(self, data: bytes) -> None:
         """Replace the stored chain of keyrings durably; the caller holds the lock. Raises Failed."""
@@ -177,6 +177,9 @@ class ThisBoot(Protocol):
 
     def reset_reason(self) -> str:
         """How the boot before ended: "watchdog", "panic" or "" when the platform does not tell."""
+
+    def unsaved(self) -> bool:
+        """The boot side says that it could not write its counter, so that it started nothing on trial."""
 
     def boottime_s(self) -> float:
         """Seconds since the kernel started, suspend included."""

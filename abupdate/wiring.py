@@ -27,15 +27,21 @@ if TYPE_CHECKING:
     from abupdate.transfer.slots import DeviceSlots
 
 
-def bootloader(settings: Settings) -> tuple[Bootloader, str]:
-    """The configured store, and why it can be lost by a power cut (empty: it cannot). Raises ConfigError."""
+def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader, str]:
+    """The configured store, and why it can be lost by a power cut (empty: it cannot). petting: a watchdog is petted between two calls.
+
+    Raises ConfigError.
+    """
     if settings.bootloader.kind == "uboot":
+        from abupdate.bootloaders.envlock import WRITE_WAIT_S
         from abupdate.bootloaders.uboot import UBootStore
 
         # It says where to write as root.
         if settings.bootloader.fw_env_config.exists():
             check_private(settings.bootloader.fw_env_config, "configuration")
-        store = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots))
+        # Ending a trial reads and writes several times in one go.
+        wait_s = min(WRITE_WAIT_S, settings.watchdog.timeout_s / 10) if petting else WRITE_WAIT_S
+        store = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots), lock_wait_s=wait_s)
         tears = (
             "a single U-Boot environment can be lost by a power cut" if store.single and not settings.bootloader.allow_single_env else ""
         )
@@ -54,17 +60,26 @@ def outside_floor(settings: Settings) -> OutsideFloor | None:
     return OutsideFloor(TpmFloor(settings.floor.tpm_nv, settings.floor.tpm_tcti, patience_s))
 
 
-def board(settings: Settings, *, tolerant: bool = False, devices: bool = True, outside: bool = False, writing: bool = False) -> Board:
-    """The device as the verbs see it. devices: check the slots' devices and state_dir too. outside: also ask the floor's copy in a TPM.
-    writing: a slot is to be written, so that nothing else may lie on it.
+def board(
+    settings: Settings,
+    *,
+    tolerant: bool = False,
+    devices: bool = True,
+    present: bool = True,
+    outside: bool = False,
+    writing: bool = False,
+    petting: bool = False,
+) -> Board:
+    """The device as the verbs see it. devices: check the slots' devices and state_dir too; present: all of them must be there.
+    outside: also ask the floor's copy in a TPM. writing: a slot is to be written, so that nothing else may lie on it. petting: as in
+    `bootloader`.
 
     Raises ConfigError.
     """
     if devices:
-        check_devices(settings)
-    if settings.state_dir.exists():
-        check_private(settings.state_dir, "state_dir")
-    store, tears = bootloader(settings)
+        check_devices(settings, present=present)
+    _check_state(settings)
+    store, tears = bootloader(settings, petting=petting)
     if writing:
         check_apart(settings, store)
     check_traits(settings, store.traits)
@@ -173,17 +188,30 @@ def recollection(settings: Settings) -> Open:
             return open_with(envelope, ring)
         except Refused as error:
             by_anyone(envelope)
-            log.warning("this bundle would not be installed again: %s", error.message)
-            return decode(envelope)
+            found = decode(envelope)
+            log.warning("version %s would not be installed again: %s", found.manifest.version, error.message)
+            return found
 
     return remember
 
 
 def state_store(settings: Settings) -> StateDir:
     """`state_dir` as the verbs that need nothing else of the device use it. Raises ConfigError where others can write it."""
-    if settings.state_dir.exists():
-        check_private(settings.state_dir, "state_dir")
+    _check_state(settings)
     return StateDir(settings.state_dir)
+
+
+def _check_state(settings: Settings) -> None:
+    """The folder, and in it whatever is believed. Raises ConfigError."""
+    if not os.path.lexists(settings.state_dir):
+        return
+    check_private(settings.state_dir, "state_dir")
+    if not settings.state_dir.is_dir():
+        raise ConfigError(f"state_dir {settings.state_dir} is no folder", "name a folder on a partition that no update writes")
+    for path in StateDir(settings.state_dir).believed(tuple(settings.slots)):
+        # What is none counts as lost, and is replaced.
+        if path.is_file():
+            check_private(path, "keyring" if path.name == KEYRING else "file")
 
 
 def trust(settings: Settings) -> Trust:
@@ -204,7 +232,6 @@ def trust(settings: Settings) -> Trust:
         recall=lambda kept: rotation.recall(factory, kept),
         usable=lambda ring: rings.check_test_keys(ring, allowed),
         advance=lambda current, kept, chain: rotation.advance(factory, current, kept, chain, allow_test_keys=allowed),
-        private=lambda: check_private(settings.state_dir / KEYRING, "keyring"),
     )
 
 
@@ -270,9 +297,9 @@ def tolerant(settings: Settings, *, service: bool = False) -> Board:
     """
     try:
         check_devices(settings, present=False)
-        return board(settings, tolerant=True, devices=False, outside=True)
+        return board(settings, tolerant=True, devices=False, outside=True, petting=service)
     except ConfigError as error:
         if not service:
             raise
         log.warning("going on without state_dir: %s", error.message)
-        return board(replace(settings, state_dir=RUNTIME / "no-state"), tolerant=True, devices=False, outside=True)
+        return board(replace(settings, state_dir=RUNTIME / "no-state"), tolerant=True, devices=False, outside=True, petting=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from abupdate.errors import Busy
@@ -57,13 +58,30 @@ def _first_open(*paths: Path) -> int:
 
 
 def _open(path: Path) -> int:
+    _keep_others_out(path)
     # First without O_CREAT: with fs.protected_regular even root may not "create" a file that another user made in /run/lock.
     # flock needs no write permission, so that the lock of root can be shared by a user who works on image files.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(path, flags)
     except FileNotFoundError:
-        return os.open(path, flags | os.O_CREAT, 0o644)
+        return os.open(path, flags | os.O_CREAT, 0o600)
+
+
+def _keep_others_out(path: Path) -> None:
+    """Whoever can open the lock can hold it for ever, and a trial could then be neither confirmed nor ended.
+
+    /run/lock is open to everybody, and fw_setenv makes its lock readable to all. Root takes that away; a lock that another user has
+    made goes, also for fw_setenv, which cannot open such a one at all (fs.protected_regular).
+    """
+    if os.geteuid() != 0:
+        return
+    with suppress(OSError):
+        found = path.lstat()
+        if found.st_uid != 0:
+            path.unlink()
+        elif stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def _locked(fd: int, wait_s: float, *, exclusive: bool) -> bool:

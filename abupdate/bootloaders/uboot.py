@@ -19,10 +19,11 @@ from abupdate.bootloaders.envarea import open_area
 from abupdate.bootloaders.envio import Area, MediumError
 from abupdate.bootloaders.envlock import LOCK_PATH, WRITE_WAIT_S, environment_lock, lock_problem
 from abupdate.bootloaders.ubootvars import changed, state_of
-from abupdate.errors import ConfigError, Failed, StoreUnreadable
+from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
 from abupdate.formats import fwenvconfig
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import EnvCopy, Environment, Scheme, choose, decode, encode, next_flag, rebuilt_flags
+from abupdate.log import log
 from abupdate.model import BootState, BootTraits, TrialPolicy
 
 _TRAITS = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True)
@@ -141,7 +142,7 @@ class UBootStore:
         loaded.check_room(self._wanted(loaded, state))
 
     def rebuild(self, state: BootState) -> None:
-        """Write all copies anew when none is valid; what others stored is lost, U-Boot's built-in variables come from DEFAULT_ENVIRONMENT.
+        """Write the copies anew, at least one, when none is valid; what others stored is lost, U-Boot's own come from DEFAULT_ENVIRONMENT.
 
         A store that turns out to be valid is committed to instead.
         """
@@ -151,8 +152,17 @@ class UBootStore:
                 self._update(loaded, state)
                 return
             wanted = changed(self._defaults(), state, self._slots)
+            failures: list[AbupdateError] = []
             for area, flag in zip(loaded.areas, rebuilt_flags(), strict=False):
-                area.write(encode(wanted, area.location.size_bytes, loaded.scheme, flag))
+                try:
+                    area.write(encode(wanted, area.location.size_bytes, loaded.scheme, flag))
+                except (Failed, ConfigError) as error:
+                    failures.append(error)
+            if len(failures) == len(loaded.areas):
+                raise failures[0]
+            # With one copy the device boots as it should; the next commit tries the other place again.
+            for failure in failures:
+                log.warning("%s", failure.line)
 
     @property
     def has_defaults(self) -> bool:

@@ -18,14 +18,13 @@ import re
 
 from abupdate.errors import ConfigError
 from abupdate.formats.ubootenv import Environment
-from abupdate.model import BootState, TrialPolicy
+from abupdate.model import MAX_COUNTER, BootState, TrialPolicy
 
 _ORDER, _TRIAL, _FLOOR = "BOOT_ORDER", "BOOT_TRIAL", "BOOT_FLOOR"
 _TRIES, _BUDGET, _TIMEOUT = "BOOT_TRIES", "BOOT_BUDGET", "BOOT_TIMEOUT"
 _DEFAULTS = TrialPolicy()
 _HEX = re.compile(rb"(?:0[xX](?=[0-9a-fA-F]))?([0-9a-fA-F]+)")
-_MAX_COUNTER = (1 << 32) - 1
-_MAX_FLOOR = (1 << 64) - 1
+_MAX_COUNT = (1 << 32) - 1
 
 
 def left_name(slot: str) -> str:
@@ -70,7 +69,7 @@ def changed(environment: Environment, state: BootState, slots: tuple[str, ...]) 
         numbers = {_TRIES: state.policy.tries, _BUDGET: state.policy.budget, _TIMEOUT: state.policy.boot_timeout_s}
         values.update({name: _hexadecimal(number) for name, number in numbers.items()})
     if state.floor is not None:
-        values[_FLOOR] = _hexadecimal(state.floor, _MAX_FLOOR)
+        values[_FLOOR] = _hexadecimal(state.floor, MAX_COUNTER)
     return environment.changed(values)
 
 
@@ -109,12 +108,12 @@ def _counter(raw: bytes) -> int:
 
 def _floor(raw: bytes | None) -> int | None:
     match = _HEX.fullmatch(raw or b"")
-    number = int(match.group(1), 16) if match else _MAX_FLOOR + 1
+    number = int(match.group(1), 16) if match else MAX_COUNTER + 1
     # What no bundle can reach is damage: it must not lock every update out.
-    return number if number <= _MAX_FLOOR else None
+    return number if number <= MAX_COUNTER else None
 
 
-def _hexadecimal(number: int, most: int = _MAX_COUNTER) -> bytes:
+def _hexadecimal(number: int, most: int = _MAX_COUNT) -> bytes:
     if not 0 <= number <= most:
         raise ConfigError(f"{number} does not fit into the U-Boot environment", f"0 to {most} do")
     return b"%x" % number

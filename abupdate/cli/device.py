@@ -17,7 +17,7 @@ def status(options: Namespace) -> int:
     from abupdate.operations.status import status as observe_status
 
     settings = load(options.config)
-    board = wiring.board(settings)
+    board = wiring.board(settings, present=False)
     images = {slot: part.images for slot, part in settings.slots.items()}
     document = observe_status(board, settings.compatible, images, settings.trial.window_s)
     say(options, document, _table(document))
@@ -114,7 +114,7 @@ def verify(options: Namespace) -> int:
     from abupdate.operations import verify as operation
 
     settings = load(options.config)
-    board = wiring.board(settings)
+    board = wiring.board(settings, present=False)
     report = progress(options.progress, quiet=options.quiet)
 
     def writable(slot: str) -> bool:

@@ -8,6 +8,7 @@ from abupdate import wiring
 from abupdate.cli.output import say
 from abupdate.cli.trust import describe_roles, read_chain, role_lines
 from abupdate.config import load
+from abupdate.errors import Refused
 from abupdate.log import log
 from abupdate.model import EffectiveKeyring, KeyringSource
 from abupdate.operations import keyring as operation
@@ -29,7 +30,11 @@ def update(options: Namespace) -> int:
     """`abupdate keyring update FILE`: exit 4 where the file holds nothing newer, 3 where it is not to be trusted."""
     settings = load(options.config)
     wiring.check_devices(settings, present=False)
-    before, after = operation.update(wiring.state_store(settings), wiring.trust(settings), read_chain(options.file))
+    chain = read_chain(options.file)
+    if not chain:
+        # A download that was cut off before its first byte tells nothing about what is newest.
+        raise Refused(f"{options.file} is empty", "copy or download it again")
+    before, after = operation.update(wiring.state_store(settings), wiring.trust(settings), chain)
     say(options, _document(after) | {"before": before.ring.version}, _text(after))
     return 0
 

@@ -75,17 +75,14 @@ def show(args: argparse.Namespace) -> int:
         ring = keyring_format.decode(frame)
         counted = keyrings.tallies(ring, before)
         documents.append(_document(ring, counted))
-        lines += _lines(ring, counted)
+        lines += _lines(ring, counted, "name its file in front of this one")
         before = ring
     say(args, {"keyrings": documents}, "\n".join(lines))
     return 0
 
 
 def _report(args: argparse.Namespace, name: str, done: rotate.Signing) -> int:
-    lines = [f"{name}:", *_lines(done.ring, done.tallies)]
-    if done.ring.version > 1 and len(done.tallies) < 2:
-        lines.append(f"  version {done.ring.version - 1}'s signatures are not counted: name it with --previous")
-    say(args, {"file": name} | _document(done.ring, done.tallies), "\n".join(lines))
+    say(args, {"file": name} | _document(done.ring, done.tallies), "\n".join([f"{name}:", *_lines(done.ring, done.tallies)]))
     return 0
 
 
@@ -95,13 +92,20 @@ def _document(ring: Keyring, counted: tuple[Tally, ...]) -> dict[str, object]:
         "roles": describe_roles(ring),
         "signed_by": [signature.key_id(item.public_key) for item in ring.signatures],
         "root_signatures": [{"version": tally.version, "have": tally.have, "need": tally.need} for tally in counted],
-        "complete": not any(tally.lacks for tally in counted) and (ring.version == 1 or len(counted) == 2),
+        # None: what the version before says is not known.
+        "complete": False if any(tally.lacks for tally in counted) else True if _all_counted(ring, counted) else None,
     }
 
 
-def _lines(ring: Keyring, counted: tuple[Tally, ...]) -> list[str]:
+def _lines(ring: Keyring, counted: tuple[Tally, ...], hint: str = "name it with --previous") -> list[str]:
     lines = [f"keyring version {ring.version}", *role_lines(ring)]
     for tally in counted:
         after = f", {tally.lacks} still missing" if tally.lacks else ""
         lines.append(f"  signed by {tally.have} of version {tally.version}'s root keys, {tally.need} needed{after}")
+    if not _all_counted(ring, counted):
+        lines.append(f"  version {ring.version - 1}'s signatures are not counted: {hint}")
     return lines
+
+
+def _all_counted(ring: Keyring, counted: tuple[Tally, ...]) -> bool:
+    return ring.version == 1 or len(counted) == 2

@@ -62,7 +62,8 @@ def discover() -> Discovery:
         context = pyudev.Context()
     except ImportError as error:
         missing = "pyudev is not installed" if error.name == "pyudev" else "libudev is not installed"
-        hint = "pip install 'abupdate[udev]'" if error.name == "pyudev" else "install libudev1"
+        # Not the extra of a package name that nobody owns on any index: root would install what a stranger put there.
+        hint = "install pyudev; Debian: apt install python3-pyudev" if error.name == "pyudev" else "install libudev1"
         return _from_sysfs(f"{missing} ({hint}): partition types and file systems are not shown")
     if not _UDEV_DATA.is_dir():
         return _from_sysfs("udev's database is absent (udevd does not run): partition types and file systems are not shown")

@@ -35,6 +35,10 @@ class StateDir:
         """The folder."""
         return self._path
 
+    def believed(self, slots: tuple[str, ...]) -> tuple[Path, ...]:
+        """The files whose content counts, there or not."""
+        return tuple(self._path / name for name in (*_COPIES, KEYRING, *(f"head.{slot}" for slot in slots)))
+
     @contextmanager
     def lock(self, wait_s: float = 0.0) -> Iterator[None]:
         """See ports.StateStore. A file lock: it goes with the process, however that ends."""
@@ -127,8 +131,11 @@ class StateDir:
             return self._read(KEYRING, MAX_CHAIN_BYTES + 1)
         except FileNotFoundError:
             return None
+        except IsADirectoryError:
+            return b""
         except OSError as error:
-            raise Failed(f"{self._path / KEYRING}: {error.strerror}", "the factory keyring is used instead") from error
+            # Not lost: what cannot be read now must not be replaced by something older.
+            raise Failed(f"{self._path / KEYRING}: {error.strerror}", "the medium under state_dir is failing") from error
 
     def save_keyring(self, data: bytes) -> None:
         """See ports.StateStore. One copy: a cut leaves the old version or the new one, and the factory keyring is behind both."""
@@ -156,7 +163,8 @@ class StateDir:
         make_folder(self._path, files=self._files)
 
     def _read(self, name: str, limit: int) -> bytes:
-        descriptor = self._files.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC, 0)
+        # Not waiting: a named pipe in a file's place is as good as no file.
+        descriptor = self._files.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
         try:
             data = bytearray()
             while piece := self._files.read(descriptor, min(_PIECE_BYTES, limit - len(data))):

@@ -94,6 +94,10 @@ class LinuxBoot:
             panicked = False
         return "panic" if panicked else ""
 
+    def unsaved(self) -> bool:
+        """See ports.ThisBoot."""
+        return kernel_argument("abupdate.unsaved", self._root) == "1"
+
     def boottime_s(self) -> float:
         """See ports.ThisBoot."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -11,13 +11,12 @@ import struct
 
 from abupdate.errors import Refused
 from abupdate.formats import sealing, tlv
-from abupdate.model import Codec, Image, ImageKind, Manifest
+from abupdate.model import MAX_COUNTER, Codec, Image, ImageKind, Manifest
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_IMAGES = 32
 MAX_HARDWARE_REVISIONS = 64
-MAX_COUNTER = 2**63 - 1
 MAX_SIZE_BYTES = 2**60
 MAX_TABLES_BYTES = 64 * 1024 * 1024
 SHA256_BYTES = 32

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from abupdate.errors import Refused
 from abupdate.formats import keyring
 from abupdate.formats.keyring import Frame
-from abupdate.model import Keyring, RoleName, SaveKeyring
+from abupdate.model import Keyring, RecalledKeyrings, RoleName, SaveKeyring
 
 MAX_CHAIN_BYTES = 256 * 1024
 
@@ -32,19 +31,28 @@ class Link:
 
 def split(chain: bytes) -> tuple[Frame, ...]:
     """The keyring files of a chain, not decoded, in order; an empty chain has none. Raises Refused."""
+    frames, fault = _split(chain)
+    if fault is not None:
+        raise fault
+    return frames
+
+
+def _split(chain: bytes) -> tuple[tuple[Frame, ...], Refused | None]:
+    """The files of a chain up to the first fault in their order or framing, and that fault."""
     if len(chain) > MAX_CHAIN_BYTES:
-        raise Refused(f"the chain of keyrings has {len(chain)} bytes, more than {MAX_CHAIN_BYTES}")
+        return (), Refused(f"the chain of keyrings has {len(chain)} bytes, more than {MAX_CHAIN_BYTES}")
     frames: list[Frame] = []
     position = 0
     while position < len(chain):
-        frames.append(keyring.read_frame(chain[position : position + keyring.MAX_FILE_BYTES]))
-        position += len(frames[-1].data)
-    for before, after in pairwise(frames):
-        if after.version <= before.version:
-            raise Refused(f"the chain of keyrings has version {after.version} after version {before.version}", "put them in order")
-        if after.version > before.version + 1:
-            raise _gap(before.version, after.version)
-    return tuple(frames)
+        try:
+            frame = keyring.read_frame(chain[position : position + keyring.MAX_FILE_BYTES])
+        except Refused as fault:
+            return tuple(frames), fault
+        if frames and frame.version != frames[-1].version + 1:
+            return tuple(frames), _out_of_order(frames[-1].version, frame.version)
+        frames.append(frame)
+        position += len(frame.data)
+    return tuple(frames), None
 
 
 def unknown_format(chain: bytes) -> int | None:
@@ -97,23 +105,35 @@ def walk(current: Keyring, chain: bytes, *, allow_test_keys: bool) -> tuple[Link
     return links
 
 
-def recall(factory: Keyring, kept: bytes) -> tuple[Keyring, ...]:
+def recall(factory: Keyring, kept: bytes) -> RecalledKeyrings:
     """The versions of a kept chain that are newer than the slot's own keyring, verified one by one from that one on, in order.
 
-    Older ones are for slots with an older keyring, and not looked at. All that is newer is good, or nothing counts. Raises Refused.
+    Older ones are for slots with an older keyring, and not looked at. They count up to the first that is damaged, does not follow, or
+    needs a newer abupdate: what was revoked before it stays revoked. Raises Refused where nothing newer counts and there is a fault.
     """
-    frames = split(kept)
+    frames, fault = _split(kept)
     if not frames:
-        raise Refused("it is empty")
+        raise fault or Refused("it is empty")
     if frames[-1].version == factory.version and frames[-1].body != factory.body:
         raise Refused(f"it is another version {factory.version} than the factory keyring")
-    return tuple(link.ring for link in _follow_all(factory, (frame for frame in frames if frame.version > factory.version)))
+    rings: list[Keyring] = []
+    used = [frame.data for frame in frames if frame.version <= factory.version]
+    for frame in frames[len(used) :]:
+        try:
+            rings.append(follow(rings[-1] if rings else factory, frame))
+        except Refused as error:
+            fault = error
+            break
+        used.append(frame.data)
+    if fault is not None and not rings:
+        raise fault
+    return RecalledKeyrings(tuple(rings), b"".join(used), fault.message if fault is not None else "")
 
 
 def advance(factory: Keyring, current: Keyring, kept: bytes, chain: bytes, *, allow_test_keys: bool) -> tuple[SaveKeyring, ...]:
     """`walk` as durable steps: what is kept after each, from as old a version as is known to lead to the slot's own keyring.
 
-    current: the last version of `recall`, or the factory keyring. kept: what is stored, empty where it is not used. Raises Refused.
+    current: the last version of `recall`, or the factory keyring. kept: what `recall` used, empty where that is nothing. Raises Refused.
     """
     links = walk(current, chain, allow_test_keys=allow_test_keys)
     line = list(_line(factory, split(kept), split(chain))) if links else []
@@ -159,6 +179,12 @@ def _bounded(line: Sequence[bytes], needed: int) -> bytes:
         what = f"the keyrings since the running slot's own have more than {MAX_CHAIN_BYTES} bytes"
         raise Refused(what, "install an image with a newer keyring first")
     return b"".join(line[first:])
+
+
+def _out_of_order(before: int, after: int) -> Refused:
+    if after > before:
+        return _gap(before, after)
+    return Refused(f"the chain of keyrings has version {after} after version {before}", "put them in order")
 
 
 def _gap(before: int, after: int) -> Refused:

@@ -22,14 +22,19 @@ def output(path: Path, *, mode: int = 0o644, replace: bool = True) -> Iterator[i
     """A file descriptor to write `path` through: a file beside it, which takes its place at the end of the block.
 
     File fsync, rename, directory fsync, so that after a power cut there is the old file or the whole new one. An exception
-    in the block leaves `path` as it was. mode: of the new file, in full (no umask). replace False: an existing file is a
-    ConfigError. Raises ConfigError where the folder is missing or not writable, Failed for other I/O errors.
+    in the block leaves `path` as it was. mode: of the new file, in full (no umask). A link stays one: what it leads to is written.
+    replace False: an existing file is a ConfigError. Raises ConfigError where the folder is missing or not writable, or something
+    that is no file has the name, Failed for other I/O errors.
     """
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder", "name a file in it")
+        if path.exists() and not path.is_file():
+            # A device node or a pipe, which a file must not take the place of; /dev/stdout would be another one's after the rename.
+            raise ConfigError(f"{path} is no regular file", "name a file: it is written beside and takes its place when it is whole")
         if not replace and os.path.lexists(path):
             raise ConfigError(f"{path} exists", "choose another name, or remove it first")
+        path = Path(os.path.realpath(path))
         # Cut, so that the longest names that the file system takes are no shorter here.
         fd, name = tempfile.mkstemp(prefix=f".{path.name[:32]}.", suffix=".tmp", dir=path.parent)
     except OSError as error:

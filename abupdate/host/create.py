@@ -22,7 +22,7 @@ from abupdate.host.chunking import encode_image
 from abupdate.host.recipients import Seal
 from abupdate.host.signing import Signer, sign_all
 from abupdate.host.spec import ImageSpec, Spec
-from abupdate.model import Image, ImageKind, Manifest, Signature
+from abupdate.model import MAX_COUNTER, Image, ImageKind, Manifest, Signature
 
 Progress = Callable[[int, int], None]
 
@@ -82,7 +82,7 @@ def build_time() -> int:
     if text is None:
         return int(time.time())
     # The length first: Python does not read numbers of thousands of digits.
-    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) > manifest.MAX_COUNTER:
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) > MAX_COUNTER:
         raise ConfigError(f"SOURCE_DATE_EPOCH is {text[:40]!r}", "it is a number of seconds since 1970")
     return int(text)
 

@@ -30,14 +30,16 @@ def extract(path: Path, folder: Path, open_: bundle.Open = bundle.decode, *, ide
     with file:
         head = bundle.read_head(file.read, os.fstat(file.fileno()).st_size, open_)
         key = _content_key(head.signed, identity)
+        # What only its recipients may read stays with whoever opened it.
+        sealed = head.signed.manifest.sealing is not None
         try:
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700 if sealed else 0o755, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make {folder}: {error.strerror}") from error
         written: dict[str, Path] = {}
         for image in head.signed.manifest.images:
             target = folder / f"{image.name}.img"
-            with output(target, replace=False) as fd:
+            with output(target, mode=0o600 if sealed else 0o644, replace=False) as fd:
                 _extract_image(file, head, image.name, fd, key)
                 os.ftruncate(fd, image.size_bytes)
             written[image.name] = target

@@ -42,7 +42,8 @@ def create(
 ) -> Keyring:
     """Write a keyring, signed by its root keys, durably. Returns what a device will read. partial: too few of them may sign now.
 
-    Raises ConfigError: a rule is broken (a threshold that cannot be met, a key twice in a role), or too few root keys sign.
+    Raises ConfigError: a rule is broken (a threshold that cannot be met, a key twice in a role), too few root keys sign, or the file is
+    there already: two keyrings of one version are one too many for every device that has the other.
     """
     if not 1 <= version < 2**32:
         raise ConfigError(f"the version {version} is not between 1 and {2**32 - 1}")
@@ -67,7 +68,7 @@ def create(
         raise ConfigError(error.message, error.hint) from error
     except ValueError as error:
         raise ConfigError(f"the keyring does not fit its format: {error}") from error
-    with output(path) as fd:
+    with output(path, replace=False) as fd:
         pwrite_all(fd, data, 0)
     return built
 

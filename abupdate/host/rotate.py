@@ -38,7 +38,8 @@ def rotate(old: Path, path: Path, changes: Mapping[RoleName, RoleChange], revoke
     """Write version N+1 of the keyring `old`, durably, signed by as many root keys of N and N+1 as are at hand.
 
     revoked: key ids or .pub files, which go out of every role; a role of `security` or `admin` whose last key goes is gone.
-    Raises ConfigError: a rule is broken, a signer is a root key of neither, a revoked key is in no role. Refused: `old` is not good.
+    Raises ConfigError: a rule is broken, a signer is a root key of neither, a revoked key is in no role, `path` is there already (devices
+    that have its version would refuse another one). Refused: `old` is not good.
     """
     before = load_signed(old)
     if before.version >= 2**32 - 1:
@@ -49,7 +50,7 @@ def rotate(old: Path, path: Path, changes: Mapping[RoleName, RoleChange], revoke
     try:
         body = keyring.encode_body(before.version + 1, {name: role for name, role in roles.items() if role is not None and role.keys})
         ring = keyring.parse(keyring.build(body, ()))
-        return _sign(path, ring, before, signers)
+        return _sign(path, ring, before, signers, fresh=True)
     except Refused as error:
         raise ConfigError(error.message, error.hint) from error
     except ValueError as error:
@@ -78,7 +79,9 @@ def add_signatures(path: Path, previous: Path | None, signers: Sequence[Signer])
     return _sign(path, ring, before, missing, mode=stat.S_IMODE(path.stat().st_mode))
 
 
-def _sign(path: Path, ring: Keyring, before: Keyring | None, signers: Sequence[Signer], mode: int = 0o644) -> Signing:
+def _sign(
+    path: Path, ring: Keyring, before: Keyring | None, signers: Sequence[Signer], *, mode: int = 0o644, fresh: bool = False
+) -> Signing:
     judges = (ring,) if before is None else (before, ring)
     roots = {key.raw for judge in judges for key in judge.roles[RoleName.ROOT].keys}
     for signer in signers:
@@ -93,7 +96,7 @@ def _sign(path: Path, ring: Keyring, before: Keyring | None, signers: Sequence[S
         raise ConfigError(f"cannot add the signature: {error}") from error
     signed = keyring.parse(data)
     done = Signing(signed, tallies(signed, before))
-    with output(path, mode=mode) as fd:
+    with output(path, mode=mode, replace=not fresh) as fd:
         pwrite_all(fd, data, 0)
     return done
 

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from abupdate.errors import ConfigError
-from abupdate.formats import chunktable, manifest
+from abupdate.formats import chunktable
 from abupdate.host.keyrings import load_chain
-from abupdate.model import Codec, ImageKind
+from abupdate.model import MAX_COUNTER, Codec, ImageKind
 
 DEFAULT_LEVEL = 15
 DEFAULT_CHUNK_BYTES = 1024 * 1024
@@ -155,7 +155,7 @@ class _Table:
         return Spec(
             compatible=self.text("compatible"),
             version=self.text("version"),
-            security_counter=self.number("security_counter", 0, manifest.MAX_COUNTER),
+            security_counter=self.number("security_counter", 0, MAX_COUNTER),
             hardware_revisions=self.texts("hardware_revisions"),
             description=self.text("description", ""),
             flags=frozenset(self.texts("flags")),

@@ -24,6 +24,7 @@ class Board:
     slots: configured names. describe_head: stored head's bytes -> what the slot's record would say (None: unreadable head).
     tears: empty, or why the boot store can be lost by a power cut. tolerant: go on where the record cannot be written
     (the boot store alone decides; the service, confirm and revert). outside: the floor's copy that verbs ask to which it matters.
+    all_heads: also read what is stored of slots that do not run, which is large (to go back to one).
     """
 
     slots: tuple[str, ...]
@@ -36,6 +37,7 @@ class Board:
     tolerant: bool = False
     doers: Mapping[type, Callable[[Step], None]] = field(default_factory=dict)
     outside: OutsideFloor | None = None
+    all_heads: bool = False
 
 
 def observe(board: Board, *, readable: bool = True) -> Facts:
@@ -49,8 +51,8 @@ def observe(board: Board, *, readable: bool = True) -> Facts:
             raise
         boot = None
     heads: dict[str, SlotRecord] = {}
-    # The running slot's head is a witness of the floor; the others only matter where the record is lost.
-    for slot in board.slots if record is None else (booted,):
+    # The running slot's head is a witness of the floor; the others only matter where the record is lost, or not believed alone.
+    for slot in board.slots if record is None or board.all_heads else (booted,):
         stored = board.state.load_head(slot)
         described = board.describe_head(stored) if stored else None
         if described is not None:
@@ -66,6 +68,7 @@ def observe(board: Board, *, readable: bool = True) -> Facts:
         heads=heads,
         settled=board.boot.settled,
         reset=board.boot.reset_reason(),
+        unsaved=board.boot.unsaved(),
         witnessed=witnessed,
         replaceable=not board.store.irreplaceable,
         outside=board.outside.value() if board.outside else None,

@@ -5,61 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from abupdate.errors import AbupdateError, NothingToDo
+from abupdate.errors import NothingToDo, Refused
 from abupdate.log import log
-from abupdate.model import EffectiveKeyring, Keyring, KeyringSource, SaveKeyring
+from abupdate.model import EffectiveKeyring, Keyring, KeyringSource, RecalledKeyrings, SaveKeyring
 from abupdate.operations.board import LOCK_WAIT_S
 from abupdate.ports import StateStore
-
-
-def _nothing() -> None:
-    """Where nothing but the content has to be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
     """The keyring of the running slot, and the rules of the format.
 
-    recall: what is stored -> its versions that are newer than the factory keyring and follow from it, in order; raises Refused.
-    usable: raises Refused for a keyring that this device must not use (test keys). advance: the keyring that counts, what is stored
-    (empty: nothing that is used), a chain -> the newer versions in order, verified; raises Refused. Both are pure.
-    private: raises ConfigError where others may have written what is stored.
+    recall: what is stored -> what of it counts; raises Refused where nothing does. usable: raises Refused for a keyring that this
+    device must not use (test keys). advance: the keyring that counts, what was used of what is stored (empty: nothing), a chain -> the
+    newer versions in order, verified; raises Refused. All are pure.
     """
 
     factory: Keyring
-    recall: Callable[[bytes], tuple[Keyring, ...]]
+    recall: Callable[[bytes], RecalledKeyrings]
     usable: Callable[[Keyring], None]
     advance: Callable[[Keyring, bytes, bytes], tuple[SaveKeyring, ...]]
-    private: Callable[[], None] = _nothing
 
 
 def observe(state: StateStore, trust: Trust) -> EffectiveKeyring:
     """The keyring that counts: the newest stored version that follows from the slot's own, or that one.
 
-    What is stored and damaged, of an unknown format, writable by others, or does not follow from the slot's own keyring counts as
-    lost: the note says why, and the factory keyring walks forward again with the next chain. Raises Refused for a keyring with test keys.
+    What is stored and damaged, of an unknown format, or does not follow from the slot's own keyring counts as lost, with all behind it:
+    the note says why, and the keyring walks forward again with the next chain. Raises Refused for a keyring with test keys, Failed where
+    it cannot be told what is stored.
     """
     return _observe(state, trust)[0]
 
 
 def _observe(state: StateStore, trust: Trust) -> tuple[EffectiveKeyring, bytes]:
-    """Also what is stored, empty where it is not used."""
-    newer: tuple[Keyring, ...] = ()
-    kept, note = b"", ""
+    """Also what was used of what is stored."""
+    found, note = RecalledKeyrings((), b""), ""
+    data = state.load_keyring()
     try:
-        data = state.load_keyring()
         if data is not None:
-            trust.private()
-            newer = trust.recall(data)
-            kept = data
-    except AbupdateError as error:
+            found = trust.recall(data)
+    except Refused as error:
         note = f"the stored keyring is not used: {error.message}"
-    if newer:
-        effective = EffectiveKeyring(newer[-1], KeyringSource.STATE_DIR)
+    if found.fault:
+        note = f"the stored keyring is used up to version {found.rings[-1].version} only: {found.fault}"
+    if found.rings:
+        effective = EffectiveKeyring(found.rings[-1], KeyringSource.STATE_DIR, note)
     else:
         effective = EffectiveKeyring(trust.factory, KeyringSource.FACTORY, note)
     trust.usable(effective.ring)
-    return effective, kept
+    return effective, found.used
 
 
 def advance(state: StateStore, trust: Trust, chain: bytes) -> EffectiveKeyring:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from abupdate import machine
-from abupdate.errors import AbupdateError, Busy, StoreUnreadable
+from abupdate.errors import AbupdateError, Busy, Failed, StoreUnreadable
 from abupdate.log import log
 from abupdate.model import Facts, Situation, Verdict
 from abupdate.operations import verdict
@@ -149,7 +149,8 @@ class Service:
             log.info("another abupdate is at work; settling later")
         except AbupdateError as error:
             self._complain(error.line)
-            self._settled = not isinstance(error, StoreUnreadable)
+            # What the medium refused now may work in a moment.
+            self._settled = not isinstance(error, StoreUnreadable | Failed)
         return self._look()
 
     def _look(self) -> Facts | None:

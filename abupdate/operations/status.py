@@ -34,7 +34,7 @@ def status(board: Board, compatible: str, images: Mapping[str, Mapping[str, Path
             "boots_left": boot.left.get(slot, 0),
             "images": {name: {"device": str(device)} for name, device in images[slot].items()},
         }
-    primary = facts.booted if where is Situation.FELL_BACK else boot.order[0] if boot.order else None
+    primary = facts.booted if where is Situation.FELL_BACK else machine.next_boot(facts)
     return {
         "compatible": compatible,
         "booted": facts.booted,

@@ -32,10 +32,10 @@ def revert(board: Board, reason: str, wait_s: float = LOCK_WAIT_S, *, on_trial_o
     """Go back: cancel an armed trial, end a running one, or make the other good slot first. Raises NothingToDo, Refused (floor)."""
     with board.state.lock(wait_s):
         facts = settle(board)
-        if machine.situation(facts) is Situation.STEADY and not facts.settled:
+        if machine.situation(facts) is Situation.STEADY:
             # Without the record, and before the service has settled this boot, a switch between two good slots looks like a slot that
             # failed. No trial is at stake here, so it can wait for the record.
-            board = replace(board, tolerant=False)
+            board = replace(board, tolerant=board.tolerant and facts.settled, all_heads=True)
         return _verdict(carry_out(board, machine.Revert(reason, on_trial_only)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import stat
 import threading
 import time
@@ -199,6 +200,8 @@ def open_source(name: str) -> FileSource | StreamSource:
     """
     if name == "-":
         return StreamSource(0)
+    if "://" in name and not os.path.lexists(name):
+        raise ConfigError(f"{name}: URLs are not opened by this version", f"curl -fsS {shlex.quote(name)} | abupdate flash -")
     path = Path(name)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)

@@ -221,7 +221,7 @@ def run_chain(data: bytes) -> bool:
         assert [step.data for step in steps] == [frame.data for frame in frames[1:]]
         # What a device keeps after each of them leads there again from its own keyring.
         for kept in rotation.advance(rings[0], rings[0], b"", data, allow_test_keys=True):
-            assert rotation.recall(rings[0], kept.data)[-1] == kept.ring
+            assert rotation.recall(rings[0], kept.data).rings[-1] == kept.ring
             assert len(kept.data) <= rotation.MAX_CHAIN_BYTES
     return True
 

@@ -105,6 +105,10 @@ class Facts:
         """A power cut leaves no word."""
         return ""
 
+    def unsaved(self) -> bool:
+        """See ports.ThisBoot."""
+        return False
+
     def boottime_s(self) -> float:
         """See ports.ThisBoot."""
         return 0.0

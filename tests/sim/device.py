@@ -64,6 +64,10 @@ class Boot:
         """See ports.ThisBoot."""
         return self.reset
 
+    def unsaved(self) -> bool:
+        """See ports.ThisBoot."""
+        return False
+
     def boottime_s(self) -> float:
         """See ports.ThisBoot."""
         return 30.0

@@ -30,7 +30,7 @@ class Scenario:
     device and exit code after a run. confirmed: what may boot outside a trial, as (slot, version); confirms: what the operation itself
     may add to that. reverts: slots that may be recorded as reverted. needed: false where the command need not be run on this boot.
     starts: the service's start is the operation (the command does nothing). blind: the store may be unreadable. keeps: bytes that some file
-    of state_dir must hold whatever happens.
+    of state_dir must hold whatever happens. stays: slots that can boot for good whatever happens.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Scenario:
     starts: bool = False
     blind: bool = False
     keeps: bytes = b""
+    stays: frozenset[str] = frozenset("A")
 
 
 class Judge:
@@ -71,6 +72,10 @@ class Judge:
             return "a bundle was used with a keyring that is not kept"
         if Index.of(parts[-1]) > self._floor_shown(parts):
             return "the TPM's floor is above what was ever confirmed"
+        order = _word(store, parts[0], "BOOT_ORDER").split()
+        for good in sorted(self.scenario.stays) if order else ():
+            if good not in order or int(_word(store, parts[0], f"BOOT_{good}_LEFT") or "0", 16) == 0:
+                return f"slot {good} was good and is lost"
         found = fate(self.start.rom, parts[0], loads)
         allowed = self.scenario.confirmed | self._newly(parts)
         for slot, on_trial in found.boots:
@@ -104,6 +109,10 @@ class Judge:
 
     def _lie(self, device: Device) -> str:
         facts = device.facts()
+        said = facts.booted if machine.situation(facts) is Situation.FELL_BACK else machine.next_boot(facts)
+        started = self.start.rom.power_up(device.machine.parts[0], device.loads)
+        if said != started.slot and said not in started.failed:
+            return f"slot {said} is said to boot next, slot {started.slot} does"
         content = {slot: device.content(slot) for slot in SLOTS}
         key = (id(facts), *map(id, content.values()))
         found = self._judged.get(key)

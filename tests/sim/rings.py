@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from abupdate.formats import keyring, rotation, signature
 from abupdate.formats.bundle import Envelope, Open, Signed
 from abupdate.host.signing import sign_all
-from abupdate.model import Keyring, Role, RoleName, SaveKeyring
+from abupdate.model import Keyring, RecalledKeyrings, Role, RoleName, SaveKeyring
 from abupdate.operations import keyring as operation
 from abupdate.operations.keyring import Trust
 from abupdate.ports import StateStore
@@ -43,7 +43,7 @@ FACTORY = keyring.parse(RINGS[0])
 
 
 @lru_cache(maxsize=64)
-def _recall(kept: bytes) -> tuple[Keyring, ...]:
+def _recall(kept: bytes) -> RecalledKeyrings:
     return rotation.recall(FACTORY, kept)
 
 

@@ -151,7 +151,7 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
 
     return (
         Scenario("flash, fresh board", ways.factory, flash(), goals.flashed("B", "2.0"), FACTORY),
-        Scenario("flash, both slots good", ways.both_good, flash(V3), goals.flashed("A", "3.0"), BOTH),
+        Scenario("flash, both slots good", ways.both_good, flash(V3), goals.flashed("A", "3.0"), BOTH, stays=frozenset("B")),
         Scenario("flash --no-activate", ways.running, flash(activate=False), goals.same, FACTORY),
         Scenario("flash over a written slot", ways.written, flash(V3), goals.flashed("B", "3.0"), FACTORY),
         Scenario("flash, medium loses a block", ways.forgetful, flash(), goals.refused, FACTORY),
@@ -159,12 +159,18 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
         Scenario("confirm", ways.on_trial, Device.confirm, goals.confirmed, FACTORY, confirms=frozenset({("B", "2.0")}), reverts=on_b),
         Scenario("revert, armed", ways.armed, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
         Scenario("revert, on trial", ways.on_trial, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
-        Scenario("revert, steady", ways.same_counter, Device.revert, goals.switched, BOTH, reverts=on_b, needed=goals.on_b),
+        Scenario(
+            "revert, steady", ways.same_counter, Device.revert, goals.switched, BOTH, reverts=on_b, needed=goals.on_b, stays=frozenset("AB")
+        ),
         Scenario("service, after a fallback", ways.fallen_back, goals.nothing, goals.cleaned_up, FACTORY, reverts=on_b, starts=True),
         Scenario("service, confirmed slot destroyed", ways.destroyed, goals.nothing, goals.fell_through, BOTH, reverts=on_b, starts=True),
-        Scenario("service, store torn on A", ways.torn_on_a, goals.nothing, goals.rebuilt, FACTORY, starts=True, blind=True),
-        Scenario("service, store torn on B", ways.torn_on_b, goals.nothing, goals.rebuilt, BOTH, starts=True, blind=True),
-        Scenario("service, boots refilled", ways.started, goals.nothing, goals.same, BOTH, starts=True),
+        Scenario(
+            "service, store torn on A", ways.torn_on_a, goals.nothing, goals.rebuilt, FACTORY, starts=True, blind=True, stays=frozenset()
+        ),
+        Scenario(
+            "service, store torn on B", ways.torn_on_b, goals.nothing, goals.rebuilt, BOTH, starts=True, blind=True, stays=frozenset()
+        ),
+        Scenario("service, boots refilled", ways.started, goals.nothing, goals.same, BOTH, starts=True, stays=frozenset("AB")),
         Scenario("keyring update", ways.running, Device.keyring_update, goals.rotated, FACTORY),
         Scenario("flash that brings keyrings", ways.running, flash(V2_OF_RING_3), goals.flashed("B", "2.0", ring=3), FACTORY),
         Scenario(
@@ -186,5 +192,5 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
             confirms=frozenset({("B", "2.0")}),
             reverts=on_b,
         ),
-        Scenario("service, TPM behind", ways.tpm_behind, goals.nothing, goals.same, BOTH, starts=True),
+        Scenario("service, TPM behind", ways.tpm_behind, goals.nothing, goals.same, BOTH, starts=True, stays=frozenset("AB")),
     )

@@ -27,11 +27,11 @@ class Mutant:
 
 
 _WRITTEN = 'SaveRecord(written, f"slot {slot} is written and verified"),'
-_STEP_3 = """        CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"slot {slot} must not boot while it is written"),
+_STEP_3 = """        CommitBoot(_without(boot, slot, facts.booted, facts.policy), f"slot {slot} must not boot while it is written"),
 """
 _ARM = '(CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
 _CONFIRM = '(CommitBoot(state, f"slot {booted} is confirmed"), SaveRecord(record, f"slot {booted} is confirmed"))'
-_FALLBACK = 'steps.append(CommitBoot(_without(boot, slot, facts.booted, _full(facts)), f"take slot {slot} out after its fallback"))'
+_FALLBACK = 'steps.append(CommitBoot(_without(boot, slot, facts.booted, facts.policy), f"take slot {slot} out after its fallback"))'
 _NOR = """    area = loaded.areas[target]
     area.write(encode(environment, area.location.size_bytes, loaded.scheme, next_flag(old.flag, loaded.scheme)))
     if loaded.scheme is Scheme.BOOLEAN:
@@ -71,6 +71,20 @@ MUTANTS = (
     Mutant("record before the store at arming", "machine.py", f"return {_ARM}", f"return {_ARM}[::-1]", "activate"),
     Mutant("no boot id before arming", "machine.py", "if written != facts.record:", "if False:", "activate"),
     Mutant("record before the store at confirm", "machine.py", f"return {_CONFIRM}", f"return {_CONFIRM}[::-1]", "confirm"),
+    Mutant(
+        "confirm takes the other good slot out",
+        "machine.py",
+        "    order = (booted, *(s for s in boot.order if s != booted))",
+        "    order = (booted,)",
+        "confirm",
+    ),
+    Mutant(
+        "nothing to fall back to behind a trial",
+        "machine.py",
+        "or _full(facts)\n    rest = tuple(s for s in boot.order if s not in (slot, facts.booted))",
+        "and 0\n    rest = tuple(s for s in boot.order if s not in (slot, facts.booted))",
+        "activate",
+    ),
     Mutant("store before the reason at a fallback", "machine.py", _FALLBACK, _FALLBACK.replace("append(", "insert(0, "), "service, after"),
     Mutant(
         "file not flushed", _DURABLE, "            files.fsync(descriptor)\n        finally", "            pass\n        finally", "confirm"

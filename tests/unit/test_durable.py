@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from abupdate.devices.durable import LinuxFiles, make_folder, replace
+from abupdate.devices.statedir import StateDir
+from tests.rings import one
 
 
 class Noted(LinuxFiles):
@@ -52,6 +54,19 @@ def test_a_file_is_flushed_before_it_gets_its_name_and_the_folder_after(tmp_path
     replace(tmp_path / "file", b"fresh", files=files)
     assert (tmp_path / "file").read_bytes() == b"fresh"
     assert files.notes == [*["write file.new"] * 3, "fsync file.new", "rename file.new file", "fsync ."]
+
+
+def test_a_keyring_of_another_format_has_its_new_name_for_good_before_the_old_one_is_taken(tmp_path: Path) -> None:
+    """Else a cut could keep the new file under the old name, and nothing of what a newer agent had written."""
+    frame = bytearray(one(2))
+    frame[8:10] = b"\x02\x00"
+    (tmp_path / "keyring").write_bytes(frame)
+    files = Noted(tmp_path)
+    StateDir(tmp_path, files=files).save_keyring(b"ours")
+    aside = ["rename keyring keyring.v2", "fsync ."]
+    writes = [note for note in files.notes if note.startswith("write")]
+    assert files.notes == [*aside, *writes, "fsync keyring.new", "rename keyring.new keyring", "fsync ."]
+    assert (tmp_path / "keyring.v2").read_bytes() == frame
 
 
 def test_a_link_in_place_of_the_new_file_is_not_followed(tmp_path: Path) -> None:

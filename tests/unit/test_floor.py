@@ -21,6 +21,7 @@ from abupdate.devices.thisboot import LinuxBoot
 from abupdate.devices.tpm import TpmFloor
 from abupdate.errors import ConfigError, Failed
 from abupdate.formats import record as records
+from abupdate.model import MAX_COUNTER
 from abupdate.operations.outside import OutsideFloor
 from abupdate.operations.service import Hardware, Numbers, Service
 from tests.swtpm import Tpm
@@ -281,7 +282,7 @@ def test_confirm_with_a_witness_of_an_earlier_day(site: Site, name: str) -> None
 def test_an_absurd_copy_stops_updates_but_not_the_device(site: Site, name: str) -> None:
     """A copy that is whole is believed, whatever it says: to pass over the highest one is how a rollback would look. Doctor names it."""
     workstation = site.workstation
-    absurd = (1 << 64) - 1
+    absurd = MAX_COUNTER
     if name == "mirror":
         workstation.setenv("BOOT_FLOOR", f"{absurd:x}")
     elif name == "record.0":
@@ -294,6 +295,44 @@ def test_an_absurd_copy_stops_updates_but_not_the_device(site: Site, name: str) 
     findings = workstation.run("--json", "doctor").document["findings"]
     label = {"mirror": "boot store", "record.0": "record", "tpm": f"TPM index {NAME}"}[name]
     assert f"only the {label} says {absurd}, every other copy at most 3" in [row["text"] for row in findings]
+
+
+@pytest.mark.parametrize("name", ["mirror", "record.0", "tpm"])
+def test_a_copy_that_no_bundle_could_have_made_is_damage(site: Site, name: str) -> None:
+    """It stops no update, and does not spread to the copies that are right."""
+    workstation, beyond = site.workstation, MAX_COUNTER + 1
+    if name == "mirror":
+        workstation.setenv("BOOT_FLOOR", f"{beyond:x}")
+    elif name == "record.0":
+        sequence, known = records.decode((workstation.state / name).read_bytes())
+        (workstation.state / name).write_bytes(records.encode(replace(known, floor=beyond), sequence))
+    else:
+        copy(site.tpm).raise_to(beyond)
+    assert workstation.run("flash", workstation.kit["v1"]).code == 3
+    workstation.ok("flash", workstation.kit.bundle("v5", version="5.0", counter=5, seed=5))
+    workstation.reboot("B")
+    workstation.ok("confirm")
+    assert workstation.printed()["BOOT_FLOOR"] == "5"
+    assert workstation.run("flash", workstation.kit["v3"]).code == 3
+
+
+@pytest.mark.parametrize("how", ["lost", "rolled back"])
+@pytest.mark.parametrize("names", [("record.0", "record.1"), ("head.B",)], ids=" and ".join)
+def test_revert_below_the_floor_with_what_tells_of_the_other_slot_gone(site: Site, names: tuple[str, ...], how: str) -> None:
+    """B holds v1, the floor is 3: the record knows it, and so does the stored manifest."""
+    workstation = site.workstation
+    for name in names:
+        if how == "lost":
+            (workstation.state / name).unlink()
+        elif name.startswith("record"):
+            # As if B had held the newest that was ever there.
+            sequence, known = records.decode((workstation.state / name).read_bytes())
+            newer = replace(known, slots={**known.slots, "B": replace(known.slots["B"], counter=7)})
+            (workstation.state / name).write_bytes(records.encode(newer, sequence))
+        else:
+            (workstation.state / name).write_bytes((workstation.state / "head.A").read_bytes())
+    done = workstation.run("revert")
+    assert (done.code, "slot B has security counter 1, below the floor 3" in done.err) == (3, True), done.err
 
 
 def test_a_trial_is_confirmed_under_an_absurd_floor(site: Site) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from abupdate.devices.durable import LinuxFiles
 from abupdate.devices.statedir import StateDir
-from abupdate.errors import ConfigError, Failed, NothingToDo, Refused
-from abupdate.formats import keyring, rotation
+from abupdate.errors import Failed, NothingToDo, Refused
+from abupdate.formats import keyring, rotation, tlv
 from abupdate.model import KeyringSource
 from abupdate.operations import keyring as operation
 from abupdate.operations.keyring import Trust
@@ -142,16 +143,20 @@ LOST = {
 
 
 @pytest.mark.parametrize("how", LOST)
-def test_stored_keyrings_that_are_no_good_count_as_lost_and_the_factory_keyring_walks_again(
+def test_stored_keyrings_that_are_no_good_count_as_lost_and_the_last_good_one_walks_again(
     state: Witness, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     operation.update(state, trust(), NEXT)
     (state.path / "keyring").write_bytes(LOST[how])
     found = operation.observe(state, trust())
-    assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
-    assert "the stored keyring is not used" in found.note
+    if LOST[how].startswith(NEXT) and len(LOST[how]) < rotation.MAX_CHAIN_BYTES:
+        assert (found.ring.version, found.source) == (2, KeyringSource.STATE_DIR)
+        assert "the stored keyring is used up to version 2 only" in found.note
+    else:
+        assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
+        assert "the stored keyring is not used" in found.note
     operation.update(state, trust(), b"".join(CHAIN[:3]))
-    assert "not used" in caplog.text
+    assert found.note in caplog.text
     assert version(state, trust()) == (3, KeyringSource.STATE_DIR)
     assert state.load_keyring() == b"".join(CHAIN[:3])
     beside = [path for path in state.path.iterdir() if path.name.startswith("keyring.")]
@@ -215,22 +220,57 @@ def test_the_oldest_versions_go_where_there_is_no_room(state: Witness, monkeypat
     assert state.load_keyring() == b"".join(CHAIN[1:])
 
 
-def test_a_stored_keyring_that_others_could_write_or_that_cannot_be_read(state: Witness) -> None:
-    operation.update(state, trust(), CHAIN[1])
+def newer_than_this_agent(version: int) -> bytes:
+    """A keyring with a role that this release does not know, as a later one may make it."""
+    body = body_of(version, ("root",))
+    return signed(body + tlv.pack([(9, b"what for")]), "root")
 
-    def refuse() -> None:
-        raise ConfigError("keyring can be written by group or others")
 
-    rules = trust()
-    careful = replace(rules, private=refuse)
-    found = operation.observe(state, careful)
-    assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
-    assert "can be written by group" in found.note
-    (state.path / "keyring").unlink()
+@pytest.mark.parametrize("last", [newer_than_this_agent(4), one(4, "stranger"), CHAIN[3][:-9], CHAIN[4], CHAIN[3][:40] + b"\xff" * 50])
+def test_what_was_walked_before_a_version_that_does_not_count_stays(state: Witness, last: bytes) -> None:
+    """Else whatever an agent of the other slot has added brings keys back that were revoked long ago."""
+    state.save_keyring(b"".join(CHAIN[:3]))
+    stored = b"".join(CHAIN[:3]) + last
+    (state.path / "keyring").write_bytes(stored)
+    found = operation.observe(state, trust())
+    assert (found.ring.version, found.source) == (3, KeyringSource.STATE_DIR)
+    assert found.note.startswith("the stored keyring is used up to version 3 only: ")
+    with pytest.raises(NothingToDo):
+        operation.update(state, trust(), b"".join(CHAIN[:3]))
+    assert state.load_keyring() == stored, "the other slot's agent may know what to do with it"
+    operation.update(state, trust(), b"".join(CHAIN[:4]))
+    assert state.load_keyring() == b"".join(CHAIN[:4])
+    assert operation.observe(state, trust()).note == ""
+
+
+def test_a_stored_keyring_that_cannot_be_read(state: Witness) -> None:
+    state.path.mkdir()
     (state.path / "keyring").mkdir()
     found = operation.observe(state, trust())
     assert (found.ring.version, found.source) == (1, KeyringSource.FACTORY)
-    assert os.strerror(21) in found.note
+    assert found.note == "the stored keyring is not used: it is empty"
+
+
+def test_a_medium_that_fails_for_a_moment_takes_no_keyring_back(tmp_path: Path) -> None:
+    """What cannot be read now is not lost, and an older chain must not take its place."""
+
+    class Failing(LinuxFiles):
+        fails = False
+
+        def read(self, descriptor: int, count: int) -> bytes:
+            if self.fails:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(descriptor, count)
+
+    files = Failing()
+    state = StateDir(tmp_path / "state", files=files)
+    operation.update(state, trust(), b"".join(CHAIN[:4]))
+    files.fails = True
+    for act in (lambda: operation.observe(state, trust()), lambda: operation.update(state, trust(), b"".join(CHAIN[:2]))):
+        with pytest.raises(Failed, match=os.strerror(errno.EIO)):
+            act()
+    files.fails = False
+    assert version(state, trust()) == (4, KeyringSource.STATE_DIR)
 
 
 def test_test_keys_are_refused_wherever_they_are(state: Witness) -> None:

@@ -527,7 +527,9 @@ def test_start_does_not_refill_a_slot_on_trial() -> None:
 
 def test_start_writes_nothing_where_nothing_has_changed() -> None:
     assert machine.decide(facts(BOTH, record=record(b=V2)), Start()) == ()
-    uncounted = facts(replace(BOTH, left={"A": 1, "B": 1}), record=record(b=V2), policy=TrialPolicy(3, 0, 120))
+    uncounted = facts(
+        replace(BOTH, left={"A": 1, "B": 1}, policy=TrialPolicy(3, 0, 120)), record=record(b=V2), policy=TrialPolicy(3, 0, 120)
+    )
     assert machine.decide(uncounted, Start()) == ()
 
 
@@ -804,6 +806,62 @@ def test_a_store_that_cannot_be_replaced_gets_no_leave_to_be_rebuilt() -> None:
         now = apply(now, (step,))
     with pytest.raises(StoreUnreadable):
         machine.rebuild(replace(now, boot=None))
+
+
+BAD, WRITING = SlotRecord(SlotState.BAD, "1.0", "aa", 1), SlotRecord(SlotState.WRITING, "3.0", "cc", 3)
+
+
+@pytest.mark.parametrize("one", [BAD, WRITING, replace(WRITING, state=SlotState.WRITTEN)])
+def test_a_rebuilt_store_goes_back_to_the_slot_that_is_known_to_be_good(one: SlotRecord) -> None:
+    """U-Boot's own default starts A when the store is gone, whatever lies there."""
+    last = Attempt("A", Phase.REVERTED if one is BAD else Phase.WRITING, BEFORE, "cc", "3.0", 3, previous="B", reason="because")
+    now = facts(None, record=record(last, a=one, b=V2))
+    (step,) = machine.rebuild(now)
+    after = apply(now, (step,))
+    assert after.boot is not None
+    assert (after.boot.order, dict(after.boot.left), after.boot.trial) == (("B",), {"A": 0, "B": 10}, None)
+    assert machine.situation(after) is Situation.REBOOT_PENDING
+    assert machine.slot_states(after) == {"A": SlotState.BAD, "B": SlotState.CONFIRMED}
+    assert machine.settle(after) == ()
+    assert machine.next_boot(after) == "B"
+    assert after.record is not None
+    assert after.record.attempt == last, "the reason stays"
+    # With nothing better, what runs is all that there is.
+    (step,) = machine.rebuild(facts(None, record=record(last, a=one)))
+    assert isinstance(step, RebuildBoot)
+    assert step.state.order == ("A",)
+
+
+@pytest.mark.parametrize("phase", [Phase.WRITTEN, Phase.ARMED, Phase.CANCELLED])
+def test_a_rebuilt_store_confirms_no_slot_on_trial(phase: Phase) -> None:
+    """A cut may have come between the boot store and the record: armed and recorded as written, cancelled and still armed."""
+    now = facts(None, "B", record(attempt(phase), b=replace(V2, state=SlotState.WRITTEN)))
+    after = apply(now, machine.rebuild(now))
+    assert after.boot is not None
+    assert (after.boot.order, dict(after.boot.left), after.boot.trial) == (("B", "A"), {"A": 10, "B": 1}, "B")
+    assert machine.situation(after) is Situation.ON_TRIAL
+
+
+def test_what_boots_next() -> None:
+    """As the boot side would choose it."""
+    for boot, booted, expected in (
+        (STEADY, "A", "A"),
+        (BOTH, "B", "A"),
+        (ON_TRIAL, "B", "B"),
+        (USED_UP, "B", "A"),
+        (replace(USED_UP, left={"A": 0, "B": 0}), "B", "A"),
+        (replace(BOTH, left={"A": 0, "B": 1}), "B", "B"),
+        (BootState((), {}, fresh=True), "B", "B"),
+    ):
+        assert machine.next_boot(facts(boot, booted, record(b=V2))) == expected, boot
+
+
+@pytest.mark.parametrize(
+    ("unsaved", "left", "reason"), [(True, 2, "its boot could not be counted"), (False, 2, "load failed"), (True, 0, "tries exhausted")]
+)
+def test_why_a_trial_did_not_start(unsaved: bool, left: int, reason: str) -> None:
+    now = facts(replace(ON_TRIAL, left={"A": 10, "B": left}), record=armed(BEFORE), unsaved=unsaved)
+    assert machine.fallback_reason(now) == reason
 
 
 # -- the floor's copies

@@ -26,6 +26,9 @@ READERS: dict[str, tuple[str, ...]] = {
     "config.d/10-x.toml": SETTINGS,
     "fw_env.config": DEVICE,
     "state": (*DEVICE, "info", "keyring"),
+    "state/record.0": (*DEVICE, "info", "keyring"),
+    "state/head.B": (*DEVICE, "info", "keyring"),
+    "state/keyring": (*DEVICE, "info", "keyring"),
     "ring.abk": ("flash", "activate", "verify", "info", "keyring"),
     "health.d": ("health",),
     "health.d/10-check": ("health",),
@@ -57,6 +60,7 @@ def device(workstation: Workstation, kit: Kit) -> Workstation:
     (workstation.folder / "health.d/10-check").chmod(0o755)
     workstation.ok("flash", kit["v1"])
     workstation.ok("revert")
+    StateDir(workstation.state).save_keyring((workstation.folder / "ring.abk").read_bytes())
     return workstation
 
 

@@ -617,10 +617,31 @@ def test_a_budget_of_0_writes_nothing_at_boot(bench: Bench) -> None:
         file.write("[trial]\nconfirmed_tries = 0\n")
     bench.boot("B")
     bench.workstation.setenv("BOOT_B_LEFT", "1")
+    bench.workstation.setenv("BOOT_BUDGET", "0")
     before = bench.workstation.env.read_bytes()
     bench.terminate_at(2)
     assert bench.serve() == 0
     assert bench.workstation.env.read_bytes() == before
+
+
+@pytest.mark.parametrize(("configured", "stored"), [(0, "a"), (0, None), (10, "0"), (5, "a")])
+def test_the_boot_side_counts_by_what_is_configured_on_the_slot_that_runs(bench: Bench, configured: int, stored: str | None) -> None:
+    """The other slot's configuration has set the budget, or somebody has edited this one: else a healthy slot's boots run out."""
+    bench.workstation.confirmed("v1", "B")
+    with bench.workstation.config.open("a") as file:
+        file.write(f"[trial]\nconfirmed_tries = {configured}\n")
+    bench.workstation.setenv("BOOT_BUDGET", stored or "")
+    for _ in range(12):
+        bench.boot("B")
+        # What the hook does.
+        printed = bench.workstation.printed()
+        if int(printed.get("BOOT_BUDGET") or "a", 16):
+            bench.workstation.setenv("BOOT_B_LEFT", f"{int(printed['BOOT_B_LEFT'], 16) - 1:x}")
+        bench.terminate_at(2)
+        assert bench.serve() == 0
+    printed = bench.workstation.printed()
+    assert int(printed["BOOT_BUDGET"], 16) == configured
+    assert int(printed["BOOT_B_LEFT"], 16) >= max(configured, 1)
 
 
 def test_a_fresh_board_is_left_alone(bench: Bench) -> None:

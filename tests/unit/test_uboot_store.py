@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from abupdate.bootloaders.uboot import UBootStore
 from abupdate.errors import Busy, ConfigError, Failed, StoreUnreadable
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import Environment, Scheme, encode
-from abupdate.model import BootState, TrialPolicy
+from abupdate.model import MAX_COUNTER, BootState, TrialPolicy
 
 SIZE = 0x2000
 SLOTS = ("A", "B")
@@ -321,6 +322,28 @@ def test_the_lock_is_fw_setenvs(pair: Bench) -> None:
     assert pair.printed()[b"late"] == b"1"
 
 
+def test_a_lock_is_nobody_elses(pair: Bench, tmp_path: Path) -> None:
+    """/run/lock is open to everybody, and whoever can open the lock can hold it: a trial could then be neither confirmed nor ended."""
+    lock = tmp_path / "lock"
+
+    def commit() -> int:
+        UBootStore(pair.config, SLOTS, lock_path=lock, lock_wait_s=0.3).commit(TRIAL)
+        return stat.S_IMODE(lock.stat().st_mode)
+
+    assert commit() == 0o600
+    # As fw_setenv leaves it.
+    lock.chmod(0o644)
+    assert commit() == 0o600
+    # A stranger has made it, and holds it.
+    lock.unlink()
+    lock.touch(0o666)
+    os.chown(lock, 12345, -1)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert commit() == 0o600
+    assert lock.stat().st_uid == 0
+
+
 def test_no_place_for_the_lock(pair: Bench, tmp_path: Path) -> None:
     store = UBootStore(pair.config, SLOTS, lock_path=tmp_path / "none" / "lock")
     assert "No such file" in store.lock_problem
@@ -401,9 +424,9 @@ def test_the_floor_is_mirrored_where_a_trial_has_room_beside_it(tmp_path: Path, 
     bench.store().check_room(ours)
     assert bench.env.read_bytes()[4] == 1, "asking writes nothing"
     bench.store().commit(ours)
-    bench.store().commit(BootState(("B", "A"), {"A": 10, "B": 10}, floor=(1 << 64) - 1))
+    bench.store().commit(BootState(("B", "A"), {"A": 10, "B": 10}, floor=MAX_COUNTER))
     confirmed = bench.store().read()
-    assert (confirmed.trial, confirmed.left["B"], confirmed.floor) == (None, 10, (1 << 64) - 1 if spare == 40 else None)
+    assert (confirmed.trial, confirmed.left["B"], confirmed.floor) == (None, 10, MAX_COUNTER if spare == 40 else None)
     bench.store().commit(replace(ours, floor=confirmed.floor))
     assert bench.store().read().trial == "B"
 
@@ -449,7 +472,7 @@ def test_unknown_slots_leave_the_order_at_the_next_commit(pair: Bench) -> None:
         BootState(SLOTS, {}, "C"),
         BootState((), {}),
         BootState(SLOTS, {"A": -1}),
-        BootState(SLOTS, {}, floor=1 << 64),
+        BootState(SLOTS, {}, floor=MAX_COUNTER + 1),
     ],
 )
 def test_a_state_that_cannot_be_stored_is_refused(pair: Bench, state: BootState) -> None:
@@ -465,7 +488,7 @@ def test_a_state_that_cannot_be_stored_is_refused(pair: Bench, state: BootState)
     left=st.fixed_dictionaries({"A": st.integers(0, 1000), "B": st.integers(0, 1000)}),
     trial=st.sampled_from([None, *SLOTS]),
     policy=st.none() | st.builds(TrialPolicy, st.integers(1, 99), st.integers(0, 99), st.integers(0, 9999)),
-    floor=st.none() | st.integers(0, (1 << 64) - 1),
+    floor=st.none() | st.integers(0, MAX_COUNTER),
 )
 def test_round_trip_of_states(
     tmp_path_factory: pytest.TempPathFactory,
@@ -613,6 +636,9 @@ def test_a_commit_first_brings_the_copy_that_counts_to_the_medium(tmp_path: Path
     with pytest.raises(Failed, match="cannot write"):
         commit(broken=str(other))
     assert other.read_bytes() != stale
+    # Nor does anybody else: the kernel may keep what never reached the medium.
+    assert calls.notes[-2].startswith("write")
+    assert calls.notes[-1].startswith("forget")
     assert commit() == ["fsync /other"]
 
 
@@ -623,6 +649,29 @@ def test_a_copy_is_written_flushed_and_read_back_from_the_medium(tmp_path: Path)
     FileArea(EnvLocation(str(env), 0x1200, SIZE), tmp_path, calls=calls).write(b"b" * SIZE)
     assert calls.notes == ["open synchronous", "write 0x1200", f"fsync {env}", "forget 0x1000 to 0x4200", "read 0x1200"]
     assert env.read_bytes() == bytes(0x1200) + b"b" * SIZE + bytes(0x8000 - 0x1200 - SIZE)
+
+
+def test_a_store_is_rebuilt_where_one_of_its_places_is_dead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One valid copy is all that the device needs to boot."""
+    bench = Bench(tmp_path)
+    other = tmp_path / "other"
+    bench.config.write_text(f"{bench.env} 0x0 {SIZE:#x}\n{other} 0x0 {SIZE:#x}\n")
+    for dead, alive in ((bench.env, other), (other, bench.env)):
+        bench.env.write_bytes(bytes(SIZE))
+        other.write_bytes(bytes(SIZE))
+        calls = Noted()
+        calls.broken = str(dead)
+        store = UBootStore(bench.config, SLOTS, find_area=lambda location, calls=calls: FileArea(location, tmp_path, calls=calls))  # type: ignore[misc]
+        store.rebuild(TRIAL)
+        assert "cannot write the U-Boot environment" in caplog.text
+        dead.write_bytes(bytes(SIZE))
+        assert bench.store().read() == TRIAL, alive
+        caplog.clear()
+    for path in (bench.env, other):
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(ConfigError):
+        bench.store().rebuild(TRIAL)
 
 
 def test_a_medium_that_loses_writes_is_not_believed(tmp_path: Path) -> None:

@@ -111,9 +111,20 @@ def test_keys_are_added_replaced_and_revoked(folder: Path) -> None:
     assert (names(made, "release"), made["roles"]["release"]["threshold"], names(made, "admin")) == ({"a", "b"}, 2, {"a"})
     # By file and by id; out of every role.
     key = signature.key_id(keys.load_public(Path("a.pub")).raw)
-    for revoked in ("a.pub", key, key.upper()):
+    for number, revoked in enumerate(("a.pub", key, key.upper())):
         made = ok(
-            "keys", "rotate", "two.abk", "-o", "three.abk", "--revoke", revoked, "--release-threshold", "1", "--admin", "s.pub", *both
+            "keys",
+            "rotate",
+            "two.abk",
+            "-o",
+            f"three-{number}.abk",
+            "--revoke",
+            revoked,
+            "--release-threshold",
+            "1",
+            "--admin",
+            "s.pub",
+            *both,
         )
         assert (names(made, "release"), names(made, "admin"), made["complete"]) == ({"b"}, {"s"}, True)
     # The last key of a role that may be missing takes the role with it.
@@ -122,8 +133,17 @@ def test_keys_are_added_replaced_and_revoked(folder: Path) -> None:
     # A revoked root key still counts for the version before, and no more for its own.
     made = ok("keys", "rotate", "one.abk", "-o", "four.abk", "--revoke", "r1.pub", *both)
     assert (names(made, "root"), signatures(made)) == ({"r2", "r3"}, [(1, 2, 2), (2, 1, 2)])
-    made = ok("keys", "rotate", "one.abk", "-o", "four.abk", "--release", "b.pub", *both)
+    made = ok("keys", "rotate", "one.abk", "-o", "five.abk", "--release", "b.pub", *both)
     assert names(made, "release") == {"b"}
+
+
+def test_a_version_that_is_there_is_not_made_again(folder: Path) -> None:
+    """Devices that have it would refuse another one of that number for ever."""
+    ok("keys", "rotate", "one.abk", "-o", "two.abk", "--add-release", "b.pub", "--sign", "r1.pem", "--sign", "r2.pem")
+    before = {path.name: path.read_bytes() for path in Path().glob("*.abk")}
+    bad(2, "exists", "keys", "rotate", "one.abk", "-o", "two.abk", "--sign", "r1.pem")
+    bad(2, "exists", "keys", "keyring", "-o", "two.abk", "--version", "2", "--root", "r1.pub", "--release", "b.pub", "--sign", "r1.pem")
+    assert {path.name: path.read_bytes() for path in Path().glob("*.abk")} == before
 
 
 def test_what_cannot_be_rotated(folder: Path) -> None:
