@@ -20,6 +20,13 @@ from abupdate.log import PlainFormatter, plain
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A path that cannot be right, wherever it was met.
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+# By exit code, for errors whose place in the code knows no better one.
+_HINTS = {
+    1: "try again; `abupdate doctor` looks for what is wrong",
+    2: "see `abupdate --help` and the README",
+    3: "it is damaged, or not made for this: do not try again with the same one",
+    4: "nothing was changed",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,11 +123,12 @@ def _report(error: AbupdateError | Interrupted, *, json_wanted: bool, verbose: i
 
         traceback.print_exception(cause or error, file=sys.stderr)
     line = plain(" ".join(error.message.split()))
-    _say(sys.stderr, f"abupdate: {line}" + (f" ({plain(error.hint)})" if error.hint else ""))
+    hint = error.hint or _HINTS.get(error.exit_code, "")
+    _say(sys.stderr, f"abupdate: {line}" + (f" ({plain(hint)})" if hint else ""))
     if json_wanted:
         import json
 
-        _say(sys.stdout, json.dumps({"error": line, "hint": error.hint, "exit_code": error.exit_code}))
+        _say(sys.stdout, json.dumps({"error": line, "hint": hint, "exit_code": error.exit_code}))
     return error.exit_code
 
 

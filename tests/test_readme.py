@@ -65,8 +65,9 @@ def test_the_test_sees_a_wrong_option() -> None:
 
 def test_the_configuration_that_is_shown() -> None:
     """It is taken as it stands, and what it calls defaults are the defaults."""
-    (text,) = [block for block in blocks(README.read_text()) if "[slots.A]" in block]
+    text, without_a_device = [block for block in blocks(README.read_text()) if "[slots.A]" in block]
     path = Path("/etc/abupdate/config.toml")
+    assert compose([(path, without_a_device.encode())], path).device.booted == "A"
     shown = compose([(path, text.encode())], path)
     needed = text.partition("# Everything below")[0]
     bare = compose([(path, needed.encode())], path)

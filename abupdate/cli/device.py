@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from abupdate import wiring
 from abupdate.cli.output import say
-from abupdate.config import load
+from abupdate.config import Settings, load
+from abupdate.errors import AbupdateError
 from abupdate.model import Manifest
 
 
@@ -61,7 +62,7 @@ def flash(options: Namespace) -> int:
         done = operation.flash(board, contents, lambda: Bundle(source, admit, unseal), report, activate=not options.no_activate)
     document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": done.armed, "reboot_needed": done.armed}
     after = "reboot needed: it boots next, on trial" if done.armed else "not activated: `abupdate activate` lets it boot"
-    with _then_reboot(wanted=options.reboot and done.armed):
+    with _then_reboot(settings, wanted=options.reboot and done.armed):
         say(options, document, f"version {done.version} is written to slot {done.slot} and verified; {after}")
     return 0
 
@@ -99,10 +100,11 @@ def revert(options: Namespace) -> int:
     """`abupdate revert`."""
     from abupdate.operations import verdict
 
-    done = verdict.revert(wiring.tolerant(load(options.config)), "ordered by the operator")
+    settings = load(options.config)
+    done = verdict.revert(wiring.tolerant(settings), "ordered by the operator")
     after = "reboot needed" if done.reboot_needed else "it goes on running"
     document = {"slot": done.slot, "version": done.version, "reboot_needed": done.reboot_needed}
-    with _then_reboot(wanted=options.reboot and done.reboot_needed):
+    with _then_reboot(settings, wanted=options.reboot and done.reboot_needed):
         say(options, document, f"slot {done.slot} boots next; {after}")
     return 0
 
@@ -127,12 +129,16 @@ def verify(options: Namespace) -> int:
 
 
 @contextmanager
-def _then_reboot(*, wanted: bool) -> Iterator[None]:
+def _then_reboot(settings: Settings, *, wanted: bool) -> Iterator[None]:
     """Order the reboot that was asked for, also where nobody listens to what is said before it."""
     try:
         yield
     finally:
         if wanted:
             from abupdate.devices.power import reboot
+            from abupdate.devices.watchdog import Watchdog
 
+            # So that a shutdown that hangs ends too. Who holds the device (the service, systemd) sees to that itself.
+            with suppress(AbupdateError), Watchdog(settings.watchdog.device) as hardware:
+                hardware.set_timeout(settings.trial.boot_timeout_s)
             reboot()

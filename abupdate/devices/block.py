@@ -332,7 +332,8 @@ def _refusal(path: Path, identity: Identity, error: OSError) -> Busy | ConfigErr
         use = explain_use(identity) or "in use by another program or mounted in another mount namespace"
         return Busy(f"{path} is {use}", "a slot must be unused while it is written")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return ConfigError(f"{path}: {error.strerror}", "run as root")
+        hint = "run as root" if os.geteuid() else "is it immutable, or on a read-only file system?"
+        return ConfigError(f"{path}: {error.strerror}", hint)
     return ConfigError(f"{path}: {error.strerror}", "check the slot's device in the configuration")
 
 

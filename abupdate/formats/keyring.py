@@ -97,6 +97,11 @@ def format_version(data: bytes) -> int | None:
     return int(HEADER.unpack_from(data)[1]) if len(data) >= HEADER.size and data.startswith(MAGIC) else None
 
 
+def no_keyring() -> Refused:
+    """What to say of bytes that do not even start like a keyring file."""
+    return Refused("this is not a keyring", "`abupdate keys keyring` makes one")
+
+
 def parse(data: bytes) -> Keyring:
     """Decode a whole keyring file. Verifies no signature: see `check_self_signed`. Raises Refused."""
     if len(data) > MAX_FILE_BYTES:
@@ -110,7 +115,7 @@ def parse(data: bytes) -> Keyring:
 def read_frame(data: bytes) -> Frame:
     """Take the keyring file apart that `data` starts with; what follows it is not looked at. Raises Refused."""
     if data[: len(MAGIC)] != MAGIC:
-        raise Refused("this is not a keyring", "`abupdate keys keyring` makes one")
+        raise no_keyring()
     if len(data) < HEADER.size:
         raise Refused("the keyring is cut off")
     _magic, version, flags, body_bytes, block_bytes, digest = HEADER.unpack_from(data)

@@ -40,6 +40,8 @@ def split(chain: bytes) -> tuple[Frame, ...]:
 def _split(chain: bytes) -> tuple[tuple[Frame, ...], Refused | None]:
     """The files of a chain up to the first fault in their order or framing, and that fault."""
     if len(chain) > MAX_CHAIN_BYTES:
+        if keyring.format_version(chain[: keyring.HEADER.size]) is None:
+            return (), keyring.no_keyring()
         return (), Refused(f"the chain of keyrings has {len(chain)} bytes, more than {MAX_CHAIN_BYTES}")
     frames: list[Frame] = []
     position = 0

@@ -86,7 +86,7 @@ def activate(
             head = board.state.load_head(target)
             if head is None:
                 raise NothingToDo(f"the manifest of slot {target} is lost", "flash the bundle again")
-            manifest = check_head(head)
+            manifest = _kept(check_head, target, head)
             if manifest.bundle_id.hex() != known.bundle:
                 # A flash of another bundle was cut off before it touched the slot: what lies there can no longer be verified.
                 raise NothingToDo(f"the stored manifest is not of the bundle on slot {target}", "flash the bundle again")
@@ -96,6 +96,14 @@ def activate(
             doers: dict[type, Callable[[Step], None]] = {ReadBack: lambda step: contents.verify(target, head, progress)}
             _arm(replace(board, doers=doers), machine.Activate(target))
         return Outcome(target, known.version, known.bundle, armed=True)
+
+
+def _kept(check_head: Callable[[bytes], Manifest], slot: str, head: bytes) -> Manifest:
+    """The manifest of a stored head. Raises Refused in words about that one: there is no bundle in anybody's hands."""
+    try:
+        return check_head(head)
+    except Refused as error:
+        raise Refused(f"the stored manifest of slot {slot}: {error.message}", "flash a bundle that this device accepts") from error
 
 
 def _arm(board: Board, request: machine.Activate) -> None:

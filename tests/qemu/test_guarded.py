@@ -7,7 +7,7 @@ import re
 import pytest
 
 from qemu.device import BOOT_WORD, Device
-from tests.qemu.guest import boots_seen, confirm, flash, until
+from tests.qemu.guest import FLASH_TIMEOUT_S, boots_seen, confirm, flash, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(500)]
 
@@ -43,6 +43,19 @@ def test_service_that_keeps_the_watchdog_is_not_reset(device: Device) -> None:
     device.check("sleep 25", 60)
     assert device.watchdog_resets == 0
     assert device.status()["trial"]["slot"] == "B"
+
+
+def test_shutdown_that_hangs_after_an_ordered_reboot_ends_in_the_new_slot(device: Device) -> None:
+    """The slot that runs is confirmed, so nothing has armed the watchdog before."""
+    assert device.check("cat /sys/class/watchdog/watchdog0/state") == "inactive"
+    device.check("printf '#!/bin/sh\necho abu-guest: hangs\nwhile :; do sleep 1; done\n' >/run/hang && chmod +x /run/hang")
+    device.check("mount -o bind /run/hang /etc/init.d/rcK")
+    device.type("abupdate flash --reboot /bundles/v2.abu")
+    device.wait("^abu-guest: hangs", FLASH_TIMEOUT_S)
+    device.wait(BOOT_WORD, RESET_S)
+    assert device.watchdog_resets == 1
+    assert device.wait_up().slot == "B"
+    assert device.status()["trial"]["tries_left"] == 2
 
 
 def test_petter_of_the_initramfs_outlives_switch_root_and_gives_way_to_the_service(device: Device) -> None:

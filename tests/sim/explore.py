@@ -212,13 +212,14 @@ class Explorer:
         changed = [name for name, old, new in zip(device.machine.names, before, device.machine.parts, strict=True) if old is not new]
         self._expect("" if code == 2 else f"exit {code} without a boot store", state.story)
         self._expect("" if not set(changed) - {"files"} else f"changed {changed} without a boot store", state.story)
-        if device.content(device.boot.slot) is None:
-            return
-        # The service may rebuild it for the slot that runs, where the record gives it leave.
+        # The service may rebuild it for the slot that runs, where the record gives it leave and does not know that slot to be none.
         device.service()
         if not lost(self.store, device.machine.parts[0]):
             after = reboot(device)
-            self._expect("" if after.boot.slot == device.boot.slot else "rebuilt for the slot that does not run", state.story)
+            content = after.content(after.boot.slot)
+            self._expect("" if content is not None else "rebuilt for a slot that is not whole", state.story)
+            good = content is not None and (after.boot.slot, content.version) in self.scenario.confirmed
+            self._expect("" if good or after.boot.slot == device.boot.slot else "rebuilt for a slot that was never good", state.story)
 
 
 class _Fault:

@@ -133,3 +133,54 @@ def test_a_umask_that_takes_our_own_bits(workstation: Workstation, kit: Kit) -> 
         os.umask(before)
     assert workstation.state.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in workstation.state.iterdir()} == {0o600}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["record.0", "record.1", "head.A", "head.B", "keyring"])
+def test_a_named_pipe_in_state_dir_is_as_good_as_no_file(workstation: Workstation, kit: Kit, name: str) -> None:
+    """Nobody writes to it: the service would hang before its first word, and a good trial be lost."""
+    workstation.ok("flash", kit["v1"])
+    place = workstation.state / name
+    place.unlink(missing_ok=True)
+    os.mkfifo(place, 0o600)
+    for verb in (("status",), ("verify", "A"), ("keyring", "show")):
+        workstation.run(*verb)
+    workstation.reboot("B")
+    workstation.ok("confirm")
+    workstation.ok("flash", kit["v2"])
+    assert place.is_file() or name in ("head.B", "keyring")
+
+
+def test_status_and_verify_where_the_other_slots_device_is_gone(workstation: Workstation, kit: Kit) -> None:
+    """What runs can be told of all the same."""
+    workstation.confirmed("v1", "B")
+    workstation.places["A.rootfs"].unlink()
+    assert workstation.status()["slots"]["B"]["state"] == "confirmed"
+    workstation.ok("verify", "B")
+    done = workstation.run("flash", kit["v2"])
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_a_state_dir_that_is_no_folder(workstation: Workstation, kit: Kit) -> None:
+    workstation.state.write_text("")
+    for verb in (("status",), ("flash", kit["v1"]), ("keyring", "show")):
+        done = workstation.run(*verb)
+        assert (done.code, done.err.count("\n"), "is no folder" in done.err) == (2, 1, True), done.err
+
+
+def test_a_url_is_not_a_missing_file(workstation: Workstation) -> None:
+    done = workstation.run("flash", "https://updates.invalid/gateway.abu")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "curl -fsS https://updates.invalid/gateway.abu | abupdate flash -" in done.err
+
+
+def test_every_error_has_a_hint(workstation: Workstation, kit: Kit, tmp_path: Path) -> None:
+    data = bytearray(kit["v1"].read_bytes())
+    data[16] ^= 1
+    bad = tmp_path / "bad.abu"
+    bad.write_bytes(data)
+    for verb in (("info", bad), ("info", tmp_path / "none"), ("flash", bad), ("keyring", "update", kit["v1"]), ("confirm",)):
+        done = workstation.run("--json", *verb)
+        assert done.code in (2, 3, 4)
+        assert done.document["hint"], done
+        assert done.err.endswith(")\n")

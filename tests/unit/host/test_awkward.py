@@ -168,3 +168,21 @@ def test_a_signer_that_leaves_somebody_behind(kit: Kit, tmp_path: Path, sign_wit
         assert len(sign_with(str(script))) == 64
     finally:
         os.kill(int(Path("agent").read_text()), 9)
+
+
+def test_an_output_takes_the_place_of_a_file_and_of_nothing_else(kit: Kit, tmp_path: Path) -> None:
+    """As root, `-o /dev/null` would leave the machine without it."""
+    os.mknod("node", 0o20666, os.makedev(1, 3))
+    os.mkfifo("pipe")
+    for name in ("node", "pipe"):
+        before = os.lstat(name)
+        for words in (creating(kit, kit.folder / "v1.toml"), ("keys", "rotate", kit.ring, "--sign", kit.folder / "root.pem")):
+            done = wrong_usage(*(word for word in words if word not in ("-o", "out.abu")), "-o", name)
+            assert "is no regular file" in done.err
+        after = os.lstat(name)
+        assert (after.st_ino, after.st_mode, after.st_rdev) == (before.st_ino, before.st_mode, before.st_rdev)
+    (tmp_path / "link").symlink_to("target.abu")
+    renamed = [word if word != "out.abu" else "link" for word in creating(kit, kit.folder / "v1.toml")]
+    assert call(*renamed).code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert call("info", "target.abu").code == 0
