@@ -741,6 +741,30 @@ def test_a_boot_is_settled_once(bench: Bench) -> None:
 # ---- what can be missing
 
 
+def test_what_the_medium_refuses_once_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a healthy slot goes through this boot without its boots refilled."""
+    workstation = bench.workstation
+    workstation.confirmed("v1", "B")
+    bench.boot("B")
+    workstation.setenv("BOOT_B_LEFT", "4")
+    refusals = [Failed("Input/output error")] * 2
+
+    class Worn(UBootStore):
+        def commit(self, state: BootState) -> None:
+            if refusals:
+                raise refusals.pop()
+            super().commit(state)
+
+    sound = bench.board
+    store = Worn(workstation.fw_env_config, ("A", "B"))
+    monkeypatch.setattr(bench, "board", lambda: replace(sound(), store=store))
+    bench.terminate_at(80)
+    assert bench.serve() == 0
+    assert not refusals
+    assert workstation.printed()["BOOT_B_LEFT"] == "a"
+    assert bench.marker.exists()
+
+
 def test_a_store_that_was_valid_here_is_rebuilt(bench: Bench) -> None:
     workstation = bench.workstation
     workstation.confirmed("v1", "B")
