@@ -24,8 +24,8 @@ _BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 _HINTS = {
     1: "try again; `abupdate doctor` looks for what is wrong",
     2: "see `abupdate --help` and the README",
-    3: "it is damaged, or not made for this: do not try again with the same one",
-    4: "nothing was changed",
+    3: "do not try again with the same one",
+    4: "there is nothing to do",
 }
 
 

@@ -217,8 +217,12 @@ def floor(facts: Facts) -> int:
     seen = [0, facts.witnessed, facts.record.floor if facts.record else 0, boot.floor or 0 if boot else 0, facts.outside or 0]
     if boot is not None and boot.trial != facts.booted and facts.booted in boot.order and facts.booted in facts.heads:
         seen.append(facts.heads[facts.booted].counter)
-    # What no bundle can reach is damage: it must not lock every update out, nor spread to the copies that are right.
-    return max(counter for counter in seen if counter <= MAX_COUNTER)
+    return _highest(*seen)
+
+
+def _highest(*counters: int) -> int:
+    """What no bundle can reach is damage: it must not lock every update out, nor spread to the copies that are right."""
+    return max((counter for counter in counters if counter <= MAX_COUNTER), default=0)
 
 
 def decide(facts: Facts, request: Request) -> tuple[Step, ...]:
@@ -309,13 +313,15 @@ def rebuilt(facts: Facts) -> BootState:
     others = tuple(s for s in facts.slots if s != facts.booted)
     left = {facts.booted: _full(facts), **dict.fromkeys(others, 0)}
     state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=floor(facts) or None)
-    # A cut may have come between the store, armed or not yet cancelled, and the record.
+    states = {slot: known.state for slot, known in record.slots.items()}
+    # A cut may have come between the store, armed or not yet cancelled, and the record. Cancelled is also an ordered switch that a cut
+    # has kept from happening: its slot is recorded as confirmed.
     begun = attempt is not None and attempt.slot == facts.booted and attempt.phase in (Phase.WRITTEN, Phase.ARMED, Phase.CANCELLED)
-    if begun and attempt is not None and attempt.previous in others:
+    whole = states.get(facts.booted) in (SlotState.WRITTEN, SlotState.TRIAL)
+    if begun and whole and attempt is not None and attempt.previous in others:
         # Calling it confirmed would be a lie; its remaining tries are lost with the store, one is enough to finish this trial.
         left = {**left, facts.booted: 1, attempt.previous: _full(facts)}
         return replace(state, order=(facts.booted, attempt.previous), left=left, trial=facts.booted)
-    states = {slot: known.state for slot, known in record.slots.items()}
     good = tuple(s for s in others if states.get(s) is SlotState.CONFIRMED)
     if good and states.get(facts.booted) in (SlotState.WRITING, SlotState.WRITTEN, SlotState.BAD):
         return replace(state, order=good, left={**left, facts.booted: 0, **dict.fromkeys(good, _full(facts))})
@@ -364,7 +370,7 @@ def _settle(facts: Facts) -> tuple[Step, ...]:
         # Confirmed in the store, cut before the record said so.
         done = replace(attempt, phase=Phase.CONFIRMED, reason="")
         record = _note(facts.record, attempt.slot, SlotState.CONFIRMED)
-        return (SaveRecord(replace(record, attempt=done, floor=max(floor(facts), attempt.counter)), "confirmed before the cut"),)
+        return (SaveRecord(replace(record, attempt=done, floor=_highest(floor(facts), attempt.counter)), "confirmed before the cut"),)
     if attempt.phase is Phase.ARMED:
         done = replace(attempt, phase=Phase.REVERTED, reason=attempt.reason or "unknown: cut before the reason was recorded")
         return (SaveRecord(replace(_note(facts.record, attempt.slot, SlotState.BAD), attempt=done), "reverted before the cut"),)
@@ -542,7 +548,7 @@ def _confirm(facts: Facts) -> tuple[Step, ...]:
     head = facts.heads.get(booted)
     known = record.slots.get(booted) or head or SlotRecord(SlotState.TRIAL)
     # Record and stored manifest each tell what runs; either may have been put back to an older state.
-    counter = max(known.counter, attempt.counter if attempt and attempt.slot == booted else 0, head.counter if head else 0)
+    counter = _highest(known.counter, attempt.counter if attempt and attempt.slot == booted else 0, head.counter if head else 0)
     risen = max(floor(facts), counter)
     left = {**boot.left, booted: _full(facts)}
     order = (booted, *(s for s in boot.order if s != booted))
@@ -591,7 +597,8 @@ def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
         done = replace(done, phase=Phase.REVERTED, boot_id=facts.boot_id, reason=request.reason)
         after = replace(_note(record, booted, SlotState.BAD), attempt=done)
         return (
-            CommitBoot(_without(boot, booted, other, facts.policy), f"slot {booted} is reverted: {request.reason}"),
+            # By the numbers that the store has: this slot's are not the other one's.
+            CommitBoot(_without(boot, booted, other, boot.policy or TrialPolicy()), f"slot {booted} is reverted: {request.reason}"),
             SaveRecord(after, f"slot {booted} is reverted: {request.reason}"),
         )
     # Record and stored manifest each tell what lies there; either may have been put back to an older state.
@@ -617,14 +624,19 @@ def _counted_down(facts: Facts) -> bool:
         return False
     budget = (boot.policy or TrialPolicy()).budget
     left = boot.left.get(facts.booted, 0)
-    return left < budget if boot.fresh else left < _full(facts) or budget != facts.policy.budget
+    return left < budget if boot.fresh else left < _refilled(facts, boot) or budget != facts.policy.budget
+
+
+def _refilled(facts: Facts, boot: BootState) -> int:
+    """Boots of a slot that is alive: as many as it is counted by, here or by the boot side as it stands, and never fewer than it has."""
+    return max(boot.left.get(facts.booted, 0), _full(facts), (boot.policy or TrialPolicy()).budget)
 
 
 def _start(facts: Facts) -> tuple[Step, ...]:
     boot, where, record = _readable(facts), situation(facts), base_record(facts)
     steps: list[Step] = []
     if where is not Situation.ON_TRIAL and facts.booted in boot.order and _counted_down(facts):
-        refilled = {**boot.left, facts.booted: _full(facts)}
+        refilled = {**boot.left, facts.booted: _refilled(facts, boot)}
         state = replace(boot, left=refilled, policy=_agreed(boot, facts.policy), fresh=False)
         steps.append(CommitBoot(state, f"slot {facts.booted} is alive: its boots are refilled"))
     attempt = record.attempt

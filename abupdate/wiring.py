@@ -206,11 +206,11 @@ def _check_state(settings: Settings) -> None:
     if not os.path.lexists(settings.state_dir):
         return
     check_private(settings.state_dir, "state_dir")
-    if not settings.state_dir.is_dir():
+    if not os.path.isdir(settings.state_dir):  # noqa: PTH112 # pathlib's raises where the medium fails
         raise ConfigError(f"state_dir {settings.state_dir} is no folder", "name a folder on a partition that no update writes")
     for path in StateDir(settings.state_dir).believed(tuple(settings.slots)):
-        # What is none counts as lost, and is replaced.
-        if path.is_file():
+        # What is no file, or cannot be looked at, counts as lost by those who read it.
+        if os.path.isfile(path):  # noqa: PTH113
             check_private(path, "keyring" if path.name == KEYRING else "file")
 
 

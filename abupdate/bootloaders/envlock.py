@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from abupdate.errors import Busy
@@ -20,6 +20,7 @@ WRITE_WAIT_S = 10.0
 _READ_WAIT_S = 2.0
 # fw_setenv holds the lock for a millisecond or two; waiting longer between tries would starve beside a script of many.
 _RETRY_S = 0.001
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def lock_problem(path: Path = LOCK_PATH) -> str:
@@ -38,34 +39,47 @@ def environment_lock(path: Path, fallback: Path, *, writing: bool, wait_s: float
     Writing waits up to `wait_s` and raises Busy; reading waits up to 2 s and then goes on without it: a copy that is being written
     shows a wrong checksum and the other one counts.
     """
-    fd = _first_open(path, fallback)
-    try:
-        if fd >= 0 and not _locked(fd, wait_s if writing else min(wait_s, _READ_WAIT_S), exclusive=writing) and writing:
+    with ExitStack() as stack:
+        if not _taken(stack, path, fallback, wait_s if writing else min(wait_s, _READ_WAIT_S), exclusive=writing) and writing:
             raise Busy("another program holds the lock of the U-Boot environment", f"see who has {path} open: fuser {path}")
         yield
-    finally:
-        if fd >= 0:
-            os.close(fd)
 
 
-def _first_open(*paths: Path) -> int:
-    for path in paths:
+def _taken(stack: ExitStack, path: Path, fallback: Path, wait_s: float, *, exclusive: bool) -> bool:
+    """Open and lock; the stack lets go. False where somebody else holds it; true as well where there is nothing to lock."""
+    deadline = time.monotonic() + wait_s
+    while True:
         try:
-            return _open(path)
+            fd, is_lock = _open(path), True
         except OSError:
-            continue
-    return -1
+            try:
+                fd, is_lock = os.open(fallback, _FLAGS), False
+            except OSError:
+                return True
+        stack.callback(os.close, fd)
+        if not _locked(fd, deadline, exclusive=exclusive):
+            return False
+        if not is_lock or _is(fd, path):
+            return True
+        # Somebody has put another one in its place meanwhile.
+        stack.close()
+
+
+def _is(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
 
 
 def _open(path: Path) -> int:
     _keep_others_out(path)
     # First without O_CREAT: with fs.protected_regular even root may not "create" a file that another user made in /run/lock.
-    # flock needs no write permission, so that the lock of root can be shared by a user who works on image files.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    # flock needs no write permission.
     try:
-        return os.open(path, flags)
+        return os.open(path, _FLAGS)
     except FileNotFoundError:
-        return os.open(path, flags | os.O_CREAT, 0o600)
+        return os.open(path, _FLAGS | os.O_CREAT, 0o600)
 
 
 def _keep_others_out(path: Path) -> None:
@@ -84,8 +98,7 @@ def _keep_others_out(path: Path) -> None:
             path.chmod(0o600)
 
 
-def _locked(fd: int, wait_s: float, *, exclusive: bool) -> bool:
-    deadline = time.monotonic() + wait_s
+def _locked(fd: int, deadline: float, *, exclusive: bool) -> bool:
     while True:
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)

@@ -201,15 +201,25 @@ class UBootStore:
 
     def _wanted(self, loaded: _Loaded, state: BootState) -> Environment:
         wanted = changed(loaded.environment, state, self._slots)
+        if state.policy is not None and state.trial is None and not self._fits(loaded, wanted):
+            # Numbers for the boot side, which it has from the trial or does without: they must cost neither a confirmation nor a refill.
+            state = replace(state, policy=None)
+            wanted = changed(loaded.environment, state, self._slots)
         if state.floor is None:
             return wanted
         left = dict.fromkeys(self._slots, 0xFF)
         trial = replace(state, order=self._slots, left=left, trial=max(self._slots, key=len), policy=_LARGEST_POLICY)
-        try:
-            loaded.check_room(changed(loaded.environment, trial, self._slots))
-        except ConfigError:
+        if not self._fits(loaded, changed(loaded.environment, trial, self._slots)):
             wanted = changed(loaded.environment, replace(state, floor=None), self._slots)
         return wanted
+
+    @staticmethod
+    def _fits(loaded: _Loaded, environment: Environment) -> bool:
+        try:
+            loaded.check_room(environment)
+        except ConfigError:
+            return False
+        return True
 
     def _load(self) -> _Loaded:
         areas = tuple(self._find_area(location) for location in self._locations)

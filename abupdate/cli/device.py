@@ -136,9 +136,9 @@ def _then_reboot(settings: Settings, *, wanted: bool) -> Iterator[None]:
     finally:
         if wanted:
             from abupdate.devices.power import reboot
-            from abupdate.devices.watchdog import Watchdog
+            from abupdate.devices.watchdog import Watchdog, limit_shutdown
 
             # So that a shutdown that hangs ends too. Who holds the device (the service, systemd) sees to that itself.
-            with suppress(AbupdateError), Watchdog(settings.watchdog.device) as hardware:
-                hardware.set_timeout(settings.trial.boot_timeout_s)
+            with suppress(AbupdateError):
+                limit_shutdown(Watchdog(settings.watchdog.device), settings.trial.boot_timeout_s)
             reboot()

@@ -27,6 +27,8 @@ _SETTIMEOUT = ioctl.read_write_number("W", 6, _INT.size)
 _GETTIMEOUT = ioctl.read_number("W", 7, _INT.size)
 _GETTIMELEFT = ioctl.read_number("W", 10, _INT.size)
 _DISABLECARD = 1
+# Shorter than an orderly shutdown may take, a limit does harm.
+_SHUTDOWN_S = 30
 _NOT_OFFERED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
 _HINTS = {
     "systemd": "set RuntimeWatchdogSec=off in /etc/systemd/system.conf.d/ and run systemctl daemon-reexec; abupdate pets on trial",
@@ -165,6 +167,23 @@ class Watchdog:
             raise Failed(f"{self._device}: {error.strerror}") from None
         number: int = _INT.unpack(buffer)[0]
         return number
+
+
+def limit_shutdown(watchdog: Watchdog, limit_s: int) -> int:
+    """Let the hardware end a shutdown that hangs: hand it over with this limit, or a shorter one that the driver takes.
+
+    One that would end an orderly shutdown too is stopped again. Returns the seconds, 0 where there is no limit. Raises Failed.
+    """
+    for asked_s in sorted({limit_s, *(other for other in (60, _SHUTDOWN_S) if other < limit_s)}, reverse=True):
+        granted_s = watchdog.set_timeout(asked_s)
+        if not granted_s or granted_s >= min(asked_s, _SHUTDOWN_S):
+            watchdog.hand_over()
+            return granted_s or asked_s
+    problem = watchdog.disarm()
+    if problem:
+        # Locked: the reboot is a race against it now, which the device comes out of either way.
+        watchdog.hand_over()
+    return 0
 
 
 def probe(device: Path, paths: WatchdogPaths = KERNEL_PATHS, run_ioctl: Ioctl = system_ioctl) -> WatchdogFacts:

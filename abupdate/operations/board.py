@@ -107,9 +107,9 @@ def perform(board: Board, steps: Iterable[Step]) -> None:
                 board.store.commit(step.state)
                 _check_store(board, step.state)
             case RebuildBoot():
-                log.warning("boot store rebuilt: %s", step.why)
                 board.store.rebuild(step.state)
                 _check_store(board, step.state)
+                log.warning("boot store rebuilt: %s", step.why)
             case SaveRecord():
                 log.info("record: %s", step.why)
                 unsaved = _unsaved(board, step) and _unsaved(board, step)

@@ -24,6 +24,7 @@ from abupdate.ports import Announcer, TrialWatch, Watchdog
 
 _TICK_S = 0.5
 _LOOK_S = 5.0
+_LATEST_S = 3600.0
 _CONFIRM_TRIES_S = 20.0
 _REBOOT_PATIENCE_S = 90.0
 
@@ -86,6 +87,7 @@ class Service:
         self._wanted = False
         self._next_pet_s = 0.0
         self._granted_s = numbers.pet_timeout_s
+        self._again_s = 2 * _LOOK_S
 
     def run(self) -> int:
         """Serve until SIGTERM (the ordered reboot's too), a reboot that nobody carries out (exit 1), or the confirmation (trial_only)."""
@@ -149,8 +151,9 @@ class Service:
             log.info("another abupdate is at work; settling later")
         except AbupdateError as error:
             self._complain(error.line)
-            # What the medium refused now may work in a moment.
+            # What the medium refused now may work in a moment, or never: asking wears it out.
             self._settled = not isinstance(error, StoreUnreadable | Failed)
+            self._again_s = min(2 * self._again_s, _LATEST_S) if isinstance(error, Failed) else 2 * _LOOK_S
         return self._look()
 
     def _look(self) -> Facts | None:
@@ -267,15 +270,13 @@ class Service:
                 log.warning("the watchdog cannot be stopped and is petted on: %s", problem)
             else:
                 self._watchdog, self._wanted = None, False
-        look_s = 0.0
+        look_s = self._board.boot.boottime_s() + self._again_s
         while True:
             self._tick()
             now_s = self._board.boot.boottime_s()
             if not self._settled and now_s >= look_s:
-                look_s = now_s + 2 * _LOOK_S
                 self._start()
-                if self._settled:
-                    continue
+                look_s = now_s + self._again_s
 
     def _tick(self) -> None:
         self._pet()

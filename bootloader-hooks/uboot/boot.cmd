@@ -4,7 +4,7 @@
 #         in brackets: what holds where a variable is missing; numbers are hexadecimal, counters at most ff
 # Writes  BOOT_A_LEFT, BOOT_B_LEFT: of the slot that is tried, or of all confirmed slots in the last resort
 # Kernel  abupdate.slot=A panic=10; on trial abupdate.trial=1 abupdate.boot_timeout=S watchdog.open_timeout=S, S decimal seconds;
-#         abupdate.failed=B: slots that could not be started in this boot; abupdate.unsaved=1: the counter could not be written
+#         abupdate.failed=B: slots that could not be started in this boot; abupdate.unsaved=1: a counter could not be written
 #
 # The environment lies in U-Boot own redundant layout (CRC-32, flag, data; two copies) in raw sectors, and only the digits of a
 # counter are changed in a copy of it: every other byte stays. The environment U-Boot itself runs with is never saved.
@@ -236,6 +236,7 @@ if itest "${abu_timeout}" -lt a; then abu_seconds=${abu_s1}; fi
 # names no such slot
 abu_failed=none
 abu_unsaved=no
+abu_skipped=no
 abu_any=no
 for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 	abu_go=no
@@ -319,7 +320,7 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 			if test "${abu_slot}" = B; then abu_left=${abu_left_B}; fi
 		else
 			echo "abupdate: the counters cannot be written"
-			if test ${abu_kind} = trial; then abu_go=no; fi
+			if test ${abu_kind} = trial; then abu_go=no ; abu_skipped=yes; fi
 		fi
 	fi
 
@@ -327,7 +328,7 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 		echo "abupdate: slot ${abu_slot} ${abu_kind} left ${abu_left}"
 		setenv bootargs "${abu_args} root=${abu_root} ro abupdate.slot=${abu_slot} panic=10"
 		if test ${abu_failed} != none; then setenv bootargs "${bootargs} abupdate.failed=${abu_failed}"; fi
-		if test ${abu_unsaved} = yes; then setenv bootargs "${bootargs} abupdate.unsaved=1"; fi
+		if test ${abu_unsaved} = yes -o ${abu_skipped} = yes; then setenv bootargs "${bootargs} abupdate.unsaved=1"; fi
 		if test ${abu_kind} = trial; then
 			setenv bootargs "${bootargs} abupdate.trial=1 abupdate.boot_timeout=${abu_seconds} watchdog.open_timeout=${abu_seconds}"
 		fi

@@ -79,7 +79,7 @@ CASES = {
     "kernel of the confirmed slot missing": Case(CONFIRMED, "B", {"BOOT_A_LEFT": "9", "BOOT_B_LEFT": "9"}, a=GONE, failed="A"),
     "write-protected: confirmed boots": Case(CONFIRMED, "A", readonly=True, unsaved=True),
     "write-protected: never the trial": Case(TRIAL, "A", readonly=True, unsaved=True),
-    "write-protected, budget 0": Case({**TRIAL, "BOOT_BUDGET": "0"}, "A", readonly=True),
+    "write-protected, budget 0": Case({**TRIAL, "BOOT_BUDGET": "0"}, "A", readonly=True, unsaved=True),
     "all used up": Case({**CONFIRMED, "BOOT_A_LEFT": "0", "BOOT_B_LEFT": "0"}, "A", {"BOOT_A_LEFT": "a", "BOOT_B_LEFT": "a"}),
     "all used up, first one gone": Case(
         {**CONFIRMED, "BOOT_A_LEFT": "0", "BOOT_B_LEFT": "0"}, "B", {"BOOT_A_LEFT": "a", "BOOT_B_LEFT": "a"}, a=GONE, failed="A"

@@ -24,7 +24,8 @@ class HookBoot:
 
     slot: the slot whose kernel is started, None: none could be, the hook resets the board. trial: it runs on trial.
     env: name -> value afterwards, None where no valid copy exists. writes: durable writes of the environment that were made.
-    failed: slots whose kernel or initrd did not load or start. unsaved: the counter of the booted slot could not be written.
+    failed: slots whose kernel or initrd did not load or start. unsaved: the counter of the booted slot, or of a trial that was passed
+    over for it, could not be written.
     timeout_s: on trial, what the kernel gets as abupdate.boot_timeout=, else 0. saves: the environment as each of the writes left it.
     """
 
@@ -62,6 +63,7 @@ class _Hook:
         self._can_save = can_save
         self._saves: list[Mapping[str, str]] = []
         self._failed: list[str] = []
+        self._skipped = False
         self._order = self._get("BOOT_ORDER", DEFAULT_ORDER).split()
         self._trial = (self._get("BOOT_TRIAL", "").split() or [""])[-1]
         self._budget = number(self._get("BOOT_BUDGET", DEFAULT_BUDGET))
@@ -89,6 +91,7 @@ class _Hook:
         if trial or self._budget > 0:
             unsaved = not self._save({slot: left - 1})
         if unsaved and trial:
+            self._skipped = True
             return None
         return self._start(slot, unsaved)
 
@@ -101,7 +104,7 @@ class _Hook:
 
     def _start(self, slot: str, unsaved: bool) -> HookBoot | None:
         if slot in self._loads:
-            return self._result(slot, unsaved)
+            return self._result(slot, unsaved or self._skipped)
         if slot not in self._failed:
             self._failed.append(slot)
         return None

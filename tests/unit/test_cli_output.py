@@ -223,7 +223,7 @@ def test_a_reader_who_leaves(workstation: Workstation, kit: Kit, argv: tuple[str
         assert process.stderr
         said = process.stderr.read().decode()
         assert process.wait(30) == code
-    assert said == ("" if code == 1 else "abupdate: nothing is on trial (nothing was changed)\n")
+    assert said == ("" if code == 1 else "abupdate: nothing is on trial (there is nothing to do)\n")
 
 
 def test_a_flash_that_nobody_watches_any_more_goes_on(workstation: Workstation, kit: Kit) -> None:

@@ -15,6 +15,7 @@ from abupdate import machine
 from abupdate.errors import AbupdateError, Busy, ConfigError, NothingToDo, Refused, StoreUnreadable
 from abupdate.machine import TABLE, Activate, Confirm, Revert, Row, Start, Write
 from abupdate.model import (
+    MAX_COUNTER,
     Attempt,
     BootState,
     CommitBoot,
@@ -840,6 +841,38 @@ def test_a_rebuilt_store_confirms_no_slot_on_trial(phase: Phase) -> None:
     assert after.boot is not None
     assert (after.boot.order, dict(after.boot.left), after.boot.trial) == (("B", "A"), {"A": 10, "B": 1}, "B")
     assert machine.situation(after) is Situation.ON_TRIAL
+
+
+def test_a_rebuilt_store_puts_nothing_on_trial_that_was_confirmed_or_found_bad() -> None:
+    """Cancelled is also a switch between two good slots that a cut has kept from happening, and a trial of a slot that is not whole."""
+    switch = Attempt("A", Phase.CANCELLED, BEFORE, "aa", "1.0", 1, previous="B", reason="cut before the other slot was made first")
+    good = apply(now := facts(None, record=record(switch, b=V2)), machine.rebuild(now)).boot
+    assert good is not None
+    assert (good.order, good.trial) == (("A",), None)
+    bad = apply(now := facts(None, record=record(switch, a=BAD, b=V2)), machine.rebuild(now)).boot
+    assert bad is not None
+    assert (bad.order, bad.trial) == (("B",), None)
+
+
+def test_a_refill_takes_no_boots_away() -> None:
+    """A boot script of somebody else's counts by its own budget."""
+    for left, budget in ((3, 0), (3, 2), (9, 5)):
+        now = facts(replace(STEADY, left={"A": left, "B": 0}), record=record(), policy=TrialPolicy(3, budget, 120))
+        after = apply(now, machine.decide(now, Start()))
+        assert after.boot is not None
+        assert after.boot.left["A"] == 10
+        assert after.boot.policy == now.policy
+        assert [step for step in machine.decide(after, Start()) if isinstance(step, CommitBoot)] == []
+
+
+def test_a_counter_that_no_bundle_can_have_costs_no_confirmation() -> None:
+    beyond = MAX_COUNTER + 1
+    now = facts(
+        ON_TRIAL, "B", record(replace(attempt(Phase.ARMED, BEFORE), counter=beyond), b=replace(V2, counter=beyond)), heads={"B": V2}
+    )
+    after = apply(now, machine.decide(now, Confirm()))
+    assert after.boot is not None
+    assert (after.boot.trial, after.boot.floor, machine.floor(after)) == (None, 2, 2)
 
 
 def test_what_boots_next() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -203,3 +204,25 @@ def test_on_a_build_host(tmp_path: Path, kit: Kit, umask: int) -> None:
     assert found["release.pem"] == 0o600
     assert {name: oct(mode) for name, mode in found.items() if mode & 0o022} == {}
     assert not [name for name in found if name.endswith((".new", ".tmp"))]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN, errno.EACCES])
+@pytest.mark.parametrize("name", ["record.0", "record.1", "head.A", "head.B", "keyring"])
+def test_a_file_that_cannot_be_looked_at_is_lost_and_no_reason_to_stop(
+    device: Workstation, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad inode on the data partition must not keep the service from petting, confirming and going back."""
+    place = str(device.state / name)
+    real = os.stat
+
+    def failing(path: object, *more: object, **named: object) -> os.stat_result:
+        if str(path) == place:
+            raise OSError(number, os.strerror(number), place)
+        return real(path, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", failing)
+    settings = load(device.config)
+    assert wiring.tolerant(settings, service=True).state.load()[0] is not None
+    wiring.tolerant(settings)
+    assert device.run("status").code == 0
+    assert device.run("doctor").code in (0, 1)

@@ -109,6 +109,17 @@ class Bench:
         numbers = Numbers(window_s, boot_timeout_s=120, pet_timeout_s=pet_timeout_s)
         return Service(self.board(), watch or self.make_watch, hardware, self, numbers, trial_only=trial_only).run()
 
+    def serve_with(self, store: UBootStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """From now on over this store, and by a clock that goes 0.02 s a tick."""
+        sound, root, bench = self.board, self.root, self
+
+        class Ticking(LinuxBoot):
+            def boottime_s(self) -> float:
+                return 1000 + bench.ticks / 50
+
+        boot = Ticking({"A": (), "B": ()}, Path("/dev/watchdog0"), None, root)
+        monkeypatch.setattr(self, "board", lambda: replace(sound(), store=store, boot=boot))
+
     def terminate_at(self, tick: int) -> None:
         self.on_tick = lambda now: os.kill(os.getpid(), signal.SIGTERM) if now == tick else None
 
@@ -755,14 +766,31 @@ def test_what_the_medium_refuses_once_is_tried_again(bench: Bench, monkeypatch: 
                 raise refusals.pop()
             super().commit(state)
 
-    sound = bench.board
-    store = Worn(workstation.fw_env_config, ("A", "B"))
-    monkeypatch.setattr(bench, "board", lambda: replace(sound(), store=store))
+    bench.serve_with(Worn(workstation.fw_env_config, ("A", "B")), monkeypatch)
     bench.terminate_at(80)
     assert bench.serve() == 0
     assert not refusals
     assert workstation.printed()["BOOT_B_LEFT"] == "a"
     assert bench.marker.exists()
+
+
+def test_a_medium_that_refuses_always_is_asked_less_and_less(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worn flash takes the write and fails its comparison: every attempt wears it further."""
+    bench.workstation.confirmed("v1", "B")
+    bench.boot("B")
+    bench.workstation.setenv("BOOT_B_LEFT", "4")
+    attempts: list[BootState] = []
+
+    class Worn(UBootStore):
+        def commit(self, state: BootState) -> None:
+            attempts.append(state)
+            raise Failed("Input/output error")
+
+    bench.serve_with(Worn(bench.workstation.fw_env_config, ("A", "B")), monkeypatch)
+    bench.terminate_at(390)
+    assert bench.serve() == 0
+    assert len(attempts) == 5, "twice the time before each"
+    assert not bench.marker.exists()
 
 
 def test_a_store_that_was_valid_here_is_rebuilt(bench: Bench) -> None:

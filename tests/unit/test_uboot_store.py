@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PosixPath
@@ -344,11 +345,51 @@ def test_a_lock_is_nobody_elses(pair: Bench, tmp_path: Path) -> None:
     assert lock.stat().st_uid == 0
 
 
+def test_a_lock_that_is_replaced_while_it_is_waited_for(pair: Bench, tmp_path: Path) -> None:
+    """Two would hold "the" lock."""
+    lock = tmp_path / "lock"
+    lock.touch()
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        store = UBootStore(pair.config, SLOTS, lock_path=lock, lock_wait_s=20)
+        waiting = threading.Thread(target=store.commit, args=(TRIAL,))
+        waiting.start()
+        time.sleep(0.1)
+        lock.rename(tmp_path / "old")
+        lock.touch()
+        with lock.open() as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            fcntl.flock(held, fcntl.LOCK_UN)
+            waiting.join(0.3)
+            assert waiting.is_alive(), "the other one is not asked for"
+        waiting.join(20)
+    assert pair.store().read() == TRIAL
+
+
+def test_no_room_for_the_numbers_of_the_boot_side(tmp_path: Path) -> None:
+    """They cost no refill: what is counted there already goes on."""
+    bench = Bench(tmp_path)
+    ours = (b"BOOT_A_LEFT=3", b"BOOT_B_LEFT=0", b"BOOT_ORDER=A")
+    bench.put(0, *ours, b"f=" + b"x" * (SIZE - 5 - sum(len(one) + 1 for one in ours) - 8), flag=1)
+    bench.put(1, b"x=1", flag=0)
+    bench.store().commit(BootState(("A",), {"A": 10}, policy=TrialPolicy(3, 0, 120)))
+    assert bench.printed()[b"BOOT_A_LEFT"] == b"a"
+    assert b"BOOT_BUDGET" not in bench.printed()
+    with pytest.raises(ConfigError):
+        bench.store().commit(TRIAL)
+
+
 def test_no_place_for_the_lock(pair: Bench, tmp_path: Path) -> None:
     store = UBootStore(pair.config, SLOTS, lock_path=tmp_path / "none" / "lock")
     assert "No such file" in store.lock_problem
+    pair.config.chmod(0o644)
+    os.chown(pair.config, 12345, -1)
+    before = pair.config.stat()
     store.commit(TRIAL)
     assert store.read() == TRIAL
+    # What is locked instead is the configuration, which stays as it is.
+    after = pair.config.stat()
+    assert (after.st_ino, after.st_mode, after.st_uid, after.st_mtime_ns) == (before.st_ino, before.st_mode, 12345, before.st_mtime_ns)
     assert pair.store().lock_problem == ""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.devices.watchdog import Watchdog, open_error, probe
+from abupdate.devices.watchdog import Watchdog, limit_shutdown, open_error, probe
 from abupdate.devices.watchdog_sysfs import WatchdogPaths, devices, facts, holders, softdog_advice
 from abupdate.errors import Busy, ConfigError, Failed
 from abupdate.ports import Watchdog as WatchdogPort
@@ -103,6 +103,37 @@ def test_a_timeout_that_cannot_be_set(hardware: Hardware, number: int) -> None:
     assert hardware.open().set_timeout(10) == 30
     hardware.refused[GETTIMEOUT] = errno.EOPNOTSUPP
     assert hardware.open().set_timeout(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("longest", "own", "limit", "granted"),
+    [(1024, 30, 120, 120), (100, 10, 120, 60), (40, 10, 120, 30), (40, 10, 20, 20), (16, 10, 120, 0)],
+)
+def test_a_shutdown_has_the_longest_limit_that_the_driver_takes(tmp_path: Path, longest: int, own: int, limit: int, granted: int) -> None:
+    """One that is too long is refused, and the driver's own stays; that would cut an orderly shutdown short, so it is stopped again."""
+
+    class Choosy(Hardware):
+        def ioctl(self, fd: int, request: int, buffer: bytearray) -> int:
+            if request == SETTIMEOUT and struct.unpack("=i", buffer)[0] > longest:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return super().ioctl(fd, request, buffer)
+
+    hardware = Choosy(tmp_path)
+    hardware.timeout = own
+    before = open_files()
+    assert limit_shutdown(hardware.open(), limit) == granted
+    assert hardware.timeout == (granted or own)
+    assert (hardware.sysfs / "state").read_text().strip() == ("active" if granted else "inactive")
+    assert open_files() == before
+
+
+def test_a_locked_one_is_left_to_run(hardware: Hardware) -> None:
+    hardware.refused[SETTIMEOUT] = errno.EOPNOTSUPP
+    hardware.timeout, hardware.stop_answer = 10, 1
+    before = open_files()
+    assert limit_shutdown(hardware.open(), 120) == 0
+    assert open_files() == before
+    assert b"V" not in hardware.written
 
 
 def test_petting_and_what_is_left(hardware: Hardware) -> None:
