@@ -174,7 +174,7 @@ def _watchdog(settings: Settings) -> Iterable[Finding]:
 def _health(settings: Settings) -> Iterable[Finding]:
     programs = find_programs(settings.health.dir)
     if programs:
-        yield Finding(Grade.OK, "health", f"{len(programs)} programs in {settings.health.dir}")
+        yield Finding(Grade.OK, "health", f"{len(programs)} program{'s' if len(programs) > 1 else ''} in {settings.health.dir}")
     else:
         hint = "an update that boots and does nothing would be confirmed"
         yield Finding(Grade.WARN, "health", f"no health programs in {settings.health.dir}", hint)

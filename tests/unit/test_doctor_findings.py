@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Edit, Finding]] = {
     ),
     "no watchdog": (lambda workstation, kit: None, ("fail", "watchdog", "no-watchdog is not there")),
     "no health programs": (lambda workstation, kit: None, ("warn", "health", "no health programs")),
-    "health programs": (programs, ("ok", "health", "1 programs in")),
+    "health programs": (programs, ("ok", "health", "1 program in")),
     "slot too small to be there": (
         lambda workstation, kit: workstation.places["B.boot"].unlink(),
         ("fail", "slots", "boot_b"),
