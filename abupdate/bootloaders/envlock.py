@@ -63,6 +63,8 @@ def _taken(stack: ExitStack, path: Path, fallback: Path, wait_s: float, *, exclu
             return True
         # Somebody has put another one in its place meanwhile.
         stack.close()
+        if time.monotonic() >= deadline:
+            return False
 
 
 def _is(fd: int, path: Path) -> bool:

@@ -278,18 +278,24 @@ def test_confirm_with_a_witness_of_an_earlier_day(site: Site, name: str) -> None
     assert copy(site.tpm).value() == 5
 
 
+def put(site: Site, name: str, counter: int) -> None:
+    """Let one copy say this, whole as it is."""
+    if name == "mirror":
+        site.workstation.setenv("BOOT_FLOOR", f"{counter:x}")
+    elif name == "record.0":
+        path = site.workstation.state / name
+        sequence, known = records.decode(path.read_bytes())
+        path.write_bytes(records.encode(replace(known, floor=counter), sequence))
+    else:
+        copy(site.tpm).raise_to(counter)
+
+
 @pytest.mark.parametrize("name", ["mirror", "record.0", "tpm"])
 def test_an_absurd_copy_stops_updates_but_not_the_device(site: Site, name: str) -> None:
     """A copy that is whole is believed, whatever it says: to pass over the highest one is how a rollback would look. Doctor names it."""
     workstation = site.workstation
     absurd = MAX_COUNTER
-    if name == "mirror":
-        workstation.setenv("BOOT_FLOOR", f"{absurd:x}")
-    elif name == "record.0":
-        sequence, known = records.decode((workstation.state / name).read_bytes())
-        (workstation.state / name).write_bytes(records.encode(replace(known, floor=absurd), sequence))
-    else:
-        copy(site.tpm).raise_to(absurd)
+    put(site, name, absurd)
     assert workstation.run("flash", workstation.kit.bundle("v5", version="5.0", counter=5, seed=5)).code == 3
     assert workstation.status()["situation"] == "steady"
     findings = workstation.run("--json", "doctor").document["findings"]
@@ -301,13 +307,7 @@ def test_an_absurd_copy_stops_updates_but_not_the_device(site: Site, name: str) 
 def test_a_copy_that_no_bundle_could_have_made_is_damage(site: Site, name: str) -> None:
     """It stops no update, and does not spread to the copies that are right."""
     workstation, beyond = site.workstation, MAX_COUNTER + 1
-    if name == "mirror":
-        workstation.setenv("BOOT_FLOOR", f"{beyond:x}")
-    elif name == "record.0":
-        sequence, known = records.decode((workstation.state / name).read_bytes())
-        (workstation.state / name).write_bytes(records.encode(replace(known, floor=beyond), sequence))
-    else:
-        copy(site.tpm).raise_to(beyond)
+    put(site, name, beyond)
     assert workstation.run("flash", workstation.kit["v1"]).code == 3
     workstation.ok("flash", workstation.kit.bundle("v5", version="5.0", counter=5, seed=5))
     workstation.reboot("B")
