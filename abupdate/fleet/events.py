@@ -1,7 +1,8 @@
 """What goes into the core (events) and what comes out of it (effects): the whole interface between it and the world.
 
 `node.handle(event, now_s) -> tuple[Effect, ...]`. The shell carries effects out in their order: what stands behind a `Persist` happens only
-after that record is durable (consecutive ones may share one flush). `now_s` is the node's own monotonic clock in seconds; no rule needs another.
+after that record is durable (consecutive ones may share one flush). `now_s` is the node's own monotonic clock in seconds; no rule
+needs another.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Device:
     """This device as its update core sees it (status): what the core decides its own next word on.
 
     booted: bundle id of the running slot, NOTHING where unknown. other: bundle id of the other slot where it is good to boot (confirmed).
-    written: bundle id that is written and verified, not activated. trial: the running slot is on trial. armed: a trial is armed, not yet booted.
+    written: bundle id that is written and verified, not activated. trial: the running slot is on trial. armed: a trial is armed, not
+    yet booted.
     lease, phase, reason, target: of the record's last attempt (target: its bundle id); lease None: not under a lease.
     """
 
@@ -158,7 +160,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Go down under this lease: drain hooks, then activate `bundle` (or revert to it, where the other slot holds it confirmed: `back`), reboot."""
+    """Go down under this lease: drain hooks, then activate `bundle` (or revert to it, where the other slot holds it confirmed: `back`), reboot.."""
 
     lease: int
     order: Order

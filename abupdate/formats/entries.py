@@ -9,7 +9,8 @@
     HALT       plan 32 | lease 4 | voters that say it is overdue, a bitmap of 32 bytes
     RECONFIG   digest 32 of the next membership file
 
-Numbers are big-endian. Everything that changes the site's state is in the entry or in the object that it names by digest, never in a fact alone.
+Numbers are big-endian. Everything that changes the site's state is in the entry or in the object that it names by digest, never in a
+fact alone.
 """
 
 from __future__ import annotations

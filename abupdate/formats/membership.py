@@ -1,4 +1,7 @@
-"""The membership of a site (`.abm`): who belongs to it and by which numbers its budgets are kept; signed by root keys, one file per epoch."""
+"""The membership of a site (`.abm`): who belongs to it and by which numbers its budgets are kept.
+
+signed by root keys, one file per epoch.
+"""
 
 from __future__ import annotations
 

@@ -105,7 +105,8 @@ class HelloAck:
 class Heartbeat:
     """How a node is. height: of its last decided entry. lease: 0 none. healthy: sees its quorum and its programs are content.
 
-    doubts: nodes whose confirm it would hold back. bundle: first 8 bytes of what it booted. stopped: it does not vote (log lost or restored).
+    doubts: nodes whose confirm it would hold back. bundle: first 8 bytes of what it booted. stopped: it does not vote (log lost or
+    restored).
     """
 
     height: int
@@ -246,7 +247,8 @@ Message = (
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. source: its author. to: EVERYBODY or a node; with `token` the bus's next holder instead (what was signed then says EVERYBODY).
+    """One frame. source: its author. to: EVERYBODY or a node; with `token` the bus's next holder instead (what was signed then says
+    EVERYBODY).
 
     boot, seq: of the author in a status frame, of whoever relays it in a fact. signature: 64 bytes, empty in a Poll.
     """
