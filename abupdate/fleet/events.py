@@ -160,7 +160,10 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Go down under this lease: drain hooks, then activate `bundle` (or revert to it, where the other slot holds it confirmed: `back`), reboot.."""
+    """Go down under this lease: drain hooks, then activate `bundle` and reboot.
+
+    back: the bundle is one to go back to; the other slot may hold it confirmed, and then it is reverted to.
+    """
 
     lease: int
     order: Order

@@ -1,6 +1,6 @@
 """The membership of a site (`.abm`): who belongs to it and by which numbers its budgets are kept.
 
-signed by root keys, one file per epoch.
+It is signed by root keys, and there is one file for each epoch.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ class Order:
 
     genesis, epoch, admin_seq: which site, whose rules, and in which place (1 and up; a lower one than the last committed is void).
     UPDATE: bundle (32), version, counter, compatible, sources (URLs or absolute paths, 1-8), share (percent of nodes that must
-    approve, 1-100), width
-    (nodes down at once), halt_at, on_halt, rollback_to (bundle id, NOTHING: none), rollback_version, overdue_s.
+    approve, 1-100), width (nodes down at once), halt_at, on_halt, rollback_to (bundle id, NOTHING: none), rollback_version, overdue_s.
     CANCEL, PAUSE, RESUME: target (order id; NOTHING in PAUSE and RESUME: the whole site), reason; RESUME: halt_at (0: as it was).
     ROLLBACK: bundle and version to go back to, nodes (empty: all), now, width, halt_at, overdue_s. EVICT, LOST: nodes (exactly one),
     reason.
