@@ -25,6 +25,9 @@ mirror, the stored manifest of the confirmed slot that runs, and a copy outside 
 this order: boot store (one commit with the confirmation itself, so that no copy is ever above what was confirmed), record, copy
 outside. A cut between leaves later copies behind, never ahead; the service's next start raises every copy that is behind
 (`lagging`), so that copies lost one after the other do not lower it either. The bootloader's own fallback does not ask for it.
+
+The fleet's lease is named by whoever arms a slot, or goes back, under it. The attempt keeps it to its end, however that comes
+(confirmed, reverted, cancelled, a confirmed slot that did not start), so that the node can say after any restart what became of it.
 """
 
 from __future__ import annotations
@@ -94,10 +97,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """Request: arm a slot that holds a written bundle. verified: its content was read back in this very run."""
+    """Request: arm a slot that holds a written bundle. verified: its content was read back in this very run. lease: as in Attempt."""
 
     slot: str
     verified: bool = False
+    lease: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +111,14 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Revert:
-    """Request: go back. reason: what the record shall say. on_trial_only: do nothing unless the booted slot is on trial (the service)."""
+    """Request: go back. reason: what the record shall say. on_trial_only: do nothing unless the booted slot is on trial (the service).
+
+    lease: under which a confirmed slot is gone back to; a trial that is ended keeps its own.
+    """
 
     reason: str
     on_trial_only: bool = False
+    lease: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,6 +431,14 @@ def _passed_over(facts: Facts, boot: BootState) -> tuple[str, ...]:
     return boot.order[: boot.order.index(facts.booted)] if facts.booted in boot.order else boot.order
 
 
+def _lease_towards(attempt: Attempt | None, slots: tuple[str, ...]) -> int | None:
+    """The lease under which one of these slots was brought up, by an update or by going back to it."""
+    if attempt is None:
+        return None
+    went_back = attempt.phase is Phase.REVERTED and attempt.previous in slots
+    return attempt.lease if attempt.slot in slots or went_back else None
+
+
 def _clean_up_fall_through(facts: Facts, boot: BootState) -> tuple[Step, ...]:
     """A confirmed slot should have booted and did not: the one that runs goes first, the failed one stays behind it without boots."""
     failed = _passed_over(facts, boot)
@@ -435,7 +451,8 @@ def _clean_up_fall_through(facts: Facts, boot: BootState) -> tuple[Step, ...]:
     if failed:
         known = record.slots[failed[0]]
         lost = Attempt(failed[0], Phase.REVERTED, "", known.bundle, known.version, known.counter, previous=failed[0])
-        lost = replace(lost, reason=f"confirmed slot did not start: {why}; running on slot {facts.booted}")
+        reason = f"confirmed slot did not start: {why}; running on slot {facts.booted}"
+        lost = replace(lost, lease=_lease_towards(record.attempt, failed), reason=reason)
         record = replace(record, attempt=lost)
     left = {**boot.left, **dict.fromkeys(failed, 0)}
     left[facts.booted] = left.get(facts.booted, 0) or _full(facts)
@@ -526,8 +543,10 @@ def _activate(facts: Facts, request: Activate) -> tuple[Step, ...]:
     record = base_record(facts)
     last = record.attempt
     attempt = Attempt(slot, Phase.WRITTEN, facts.boot_id, known.bundle, known.version, known.counter, previous=facts.booted)
+    attempt = replace(attempt, lease=request.lease)
     if last is not None and (last.slot, last.bundle, last.phase) == (slot, known.bundle, Phase.WRITTEN):
-        attempt = replace(last, boot_id=facts.boot_id, previous=facts.booted)
+        # A lease that an earlier activation named, and a cut kept from being used, is not this one's.
+        attempt = replace(last, boot_id=facts.boot_id, previous=facts.booted, lease=request.lease)
     written = replace(record, attempt=attempt)
     steps: list[Step] = [] if request.verified else [ReadBack(slot)]
     if written != facts.record:
@@ -607,7 +626,7 @@ def _revert(facts: Facts, request: Revert) -> tuple[Step, ...]:
     if counter is not None and counter < lowest:
         raise Refused(f"slot {other} has security counter {counter}, below the floor {lowest}", "flash a bundle at or above the floor")
     known = record.slots.get(booted, SlotRecord(SlotState.CONFIRMED))
-    done = Attempt(booted, Phase.REVERTED, facts.boot_id, known.bundle, known.version, known.counter, previous=other, reason=request.reason)
+    done = Attempt(booted, Phase.REVERTED, facts.boot_id, known.bundle, known.version, known.counter, other, request.lease, request.reason)
     order = (other, *(s for s in boot.order if s != other))
     return (
         # The record first: with the store switched and no record of it, this boot would look as if the other slot had failed.

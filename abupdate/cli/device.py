@@ -39,7 +39,8 @@ def _table(document: dict[str, object]) -> str:
     if isinstance(attempt, dict):
         why = f": {attempt['reason']}" if attempt["reason"] else ""
         version = f" (version {attempt['version']})" if attempt["version"] else ""
-        lines.append(f"last attempt: slot {attempt['slot']}{version} {attempt['phase']}{why}")
+        lease = f" under lease {attempt['lease']}" if attempt["lease"] is not None else ""
+        lines.append(f"last attempt: slot {attempt['slot']}{version} {attempt['phase']}{lease}{why}")
     if document["note"]:
         lines.append(str(document["note"]))
     return "\n".join(lines)

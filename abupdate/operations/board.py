@@ -40,8 +40,11 @@ class Board:
     all_heads: bool = False
 
 
-def observe(board: Board, *, readable: bool = True) -> Facts:
-    """Sample all facts once. Raises StoreUnreadable where the boot store is, unless `readable` is False (then boot is None)."""
+def observe(board: Board, *, readable: bool = True, heads: bool = True) -> Facts:
+    """Sample all facts once. Raises StoreUnreadable where the boot store is, unless `readable` is False (then boot is None).
+
+    heads: False: where there is a record, the stored heads, which are large, are not read; the floor has a witness less then.
+    """
     record, witnessed = board.state.load()
     booted = board.boot.booted()
     try:
@@ -50,13 +53,13 @@ def observe(board: Board, *, readable: bool = True) -> Facts:
         if readable:
             raise
         boot = None
-    heads: dict[str, SlotRecord] = {}
+    described_heads: dict[str, SlotRecord] = {}
     # The running slot's head is a witness of the floor; the others only matter where the record is lost, or not believed alone.
-    for slot in board.slots if record is None or board.all_heads else (booted,):
+    for slot in board.slots if record is None or board.all_heads else (booted,) if heads else ():
         stored = board.state.load_head(slot)
         described = board.describe_head(stored) if stored else None
         if described is not None:
-            heads[slot] = described
+            described_heads[slot] = described
     return Facts(
         slots=board.slots,
         booted=booted,
@@ -65,7 +68,7 @@ def observe(board: Board, *, readable: bool = True) -> Facts:
         store=board.store.location,
         record=record,
         policy=board.policy,
-        heads=heads,
+        heads=described_heads,
         settled=board.boot.settled,
         reset=board.boot.reset_reason(),
         unsaved=board.boot.unsaved(),

@@ -70,11 +70,18 @@ def flash(
 
 
 def activate(
-    board: Board, contents: SlotContents, check_head: Callable[[bytes], Manifest], slot: str | None, progress: Progress
+    board: Board,
+    contents: SlotContents,
+    check_head: Callable[[bytes], Manifest],
+    slot: str | None,
+    progress: Progress,
+    *,
+    lease: int | None = None,
 ) -> Outcome:
     """Arm a slot that `flash --no-activate` has written, after its signatures and its content were verified again.
 
-    check_head: verifies a stored head's signatures and device, returns its manifest. slot: None is the spare one.
+    check_head: verifies a stored head's signatures and device, returns its manifest. slot: None is the spare one. lease: the fleet's
+    update slot under which it boots.
     """
     with board.state.lock(LOCK_WAIT_S):
         if board.tears:
@@ -94,7 +101,7 @@ def activate(
             _refuse_downgrade(facts, manifest.security_counter)
             contents.fits(target, manifest)
             doers: dict[type, Callable[[Step], None]] = {ReadBack: lambda step: contents.verify(target, head, progress)}
-            _arm(replace(board, doers=doers), machine.Activate(target))
+            _arm(replace(board, doers=doers), machine.Activate(target, lease=lease))
         return Outcome(target, known.version, known.bundle, armed=True)
 
 

@@ -28,15 +28,18 @@ def confirm(board: Board, wait_s: float = LOCK_WAIT_S) -> Verdict:
     return _verdict(facts)
 
 
-def revert(board: Board, reason: str, wait_s: float = LOCK_WAIT_S, *, on_trial_only: bool = False) -> Verdict:
-    """Go back: cancel an armed trial, end a running one, or make the other good slot first. Raises NothingToDo, Refused (floor)."""
+def revert(board: Board, reason: str, wait_s: float = LOCK_WAIT_S, *, on_trial_only: bool = False, lease: int | None = None) -> Verdict:
+    """Go back: cancel an armed trial, end a running one, or make the other good slot first. Raises NothingToDo, Refused (floor).
+
+    lease: the fleet's update slot, where a confirmed slot is gone back to under one.
+    """
     with board.state.lock(wait_s):
         facts = settle(board)
         if machine.situation(facts) is Situation.STEADY:
             # Without the record, and before the service has settled this boot, a switch between two good slots looks like a slot that
             # failed. No trial is at stake here, so it can wait for the record.
             board = replace(board, tolerant=board.tolerant and facts.settled, all_heads=True)
-        return _verdict(carry_out(board, machine.Revert(reason, on_trial_only)))
+        return _verdict(carry_out(board, machine.Revert(reason, on_trial_only, lease)))
 
 
 def _verdict(facts: Facts) -> Verdict:

@@ -217,8 +217,8 @@ class Device:
             lambda: flashing.flash(self.board(), self.slots, lambda: self.opened(content), _silence, activate=activate),
         )
 
-    def activate(self) -> None:
-        """`abupdate activate`."""
+    def activate(self, lease: int | None = None) -> None:
+        """`abupdate activate`; lease: as the fleet's daemon calls it."""
 
         def activate() -> None:
             admit = admission(self.state)
@@ -226,9 +226,9 @@ class Device:
             def check(head: bytes) -> Manifest:
                 return parse_stored_head(head, admit).signed.manifest
 
-            flashing.activate(self.board(), self.slots, check, None, _silence)
+            flashing.activate(self.board(), self.slots, check, None, _silence, lease=lease)
 
-        self._verb("activate", activate)
+        self._verb(("activate", lease), activate)
 
     def keyring_update(self, chain: bytes = CHAIN) -> None:
         """`abupdate keyring update`."""
@@ -238,9 +238,9 @@ class Device:
         """`abupdate confirm`."""
         self._verb("confirm", lambda: verdict.confirm(self.board(tolerant=True)))
 
-    def revert(self) -> None:
-        """`abupdate revert`."""
-        self._verb("revert", lambda: verdict.revert(self.board(tolerant=True), "ordered by the operator"))
+    def revert(self, lease: int | None = None) -> None:
+        """`abupdate revert`; lease: as the fleet's daemon calls it."""
+        self._verb(("revert", lease), lambda: verdict.revert(self.board(tolerant=True), "ordered by the operator", lease=lease))
 
     def service(self) -> None:
         """`abupdate service` from its start to the moment when it would begin to watch."""

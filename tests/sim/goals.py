@@ -57,6 +57,20 @@ def flashed(target: str, version: str, ring: int = 1) -> Callable[[Device, int, 
     return goal
 
 
+def flashed_under(lease: int, target: str, version: str) -> Callable[[Device, int, Device], str]:
+    reached = flashed(target, version)
+
+    def goal(device: Device, code: int, uncut: Device) -> str:
+        facts = device.facts()
+        attempt = facts.record.attempt if facts.record else None
+        tried = device.boot.slot == target or machine.situation(facts) is Situation.ARMED
+        if tried and (attempt is None or attempt.lease != lease):
+            return f"slot {target} is tried under no lease: {attempt}"
+        return reached(device, code, uncut)
+
+    return goal
+
+
 def rotated(device: Device, code: int, uncut: Device) -> str:
     if code not in (0, 4):
         return "not rotated"

@@ -156,6 +156,7 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
         Scenario("flash over a written slot", ways.written, flash(V3), goals.flashed("B", "3.0"), FACTORY),
         Scenario("flash, medium loses a block", ways.forgetful, flash(), goals.refused, FACTORY),
         Scenario("activate", ways.written, Device.activate, goals.flashed("B", "2.0"), FACTORY),
+        Scenario("activate under a lease", ways.written, lambda device: device.activate(7), goals.flashed_under(7, "B", "2.0"), FACTORY),
         Scenario("confirm", ways.on_trial, Device.confirm, goals.confirmed, FACTORY, confirms=frozenset({("B", "2.0")}), reverts=on_b),
         Scenario("revert, armed", ways.armed, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
         Scenario("revert, on trial", ways.on_trial, Device.revert, goals.back_on_a, FACTORY, reverts=on_b),
