@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from abupdate.errors import ConfigError
+from abupdate.fleetsettings import SPEC as _FLEET
+from abupdate.fleetsettings import FleetSettings, checked
 
 DEFAULT_CONFIG = Path("/etc/abupdate/config.toml")
 BOOTLOADERS = ("uboot", "grub", "systemd-boot", "efi", "tryboot", "custom")
@@ -100,7 +102,7 @@ class DeviceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration, validated; paths are absolute."""
+    """The whole configuration, validated; paths are absolute. fleet: None where the device is no member of a site."""
 
     path: Path
     compatible: str
@@ -115,6 +117,12 @@ class Settings:
     device: DeviceSettings = field(default_factory=DeviceSettings)
     encryption: EncryptionSettings = field(default_factory=EncryptionSettings)
     floor: FloorSettings = field(default_factory=FloorSettings)
+    fleet: FleetSettings | None = None
+
+    @property
+    def fleet_dir(self) -> Path:
+        """Where a member of a site keeps its node key, the memberships and its log."""
+        return self.state_dir / "fleet"
 
 
 # type and bounds of every key; int bounds are inclusive
@@ -142,6 +150,7 @@ _SECTIONS: Mapping[str, _Spec] = {
     "encryption": {"keys": (list, (0, 8))},
     # Handles from 0x1c00000 on are the TPM makers' (certificates).
     "floor": {"tpm_nv": (int, (0x1000000, 0x1BFFFFF)), "tpm_tcti": (str, (1, 256))},
+    "fleet": _FLEET,
 }
 _KINDS: Mapping[type, tuple[str, str]] = {str: ("a string", '"text"'), int: ("a whole number", "10"), bool: ("true or false", "true")}
 _REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
@@ -264,6 +273,7 @@ def validate(raw: Mapping[str, object], path: Path) -> Settings:
         device=DeviceSettings(**parts["device"]),  # type: ignore[arg-type]
         encryption=EncryptionSettings(**parts["encryption"]),  # type: ignore[arg-type]
         floor=FloorSettings(**parts["floor"]),  # type: ignore[arg-type]
+        fleet=checked(FleetSettings(**parts["fleet"])) if "fleet" in raw else None,  # type: ignore[arg-type]
         **top,  # type: ignore[arg-type]
     )
 
@@ -289,6 +299,8 @@ def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> 
         return _path(value, name, base)
     if kind is list:
         return _paths(value, bounds, name, base)
+    if kind is tuple:
+        return _texts(value, bounds, name)
     if type(value) is not kind:
         wanted, example = _KINDS[kind]
         raise ConfigError(f"{name} must be {wanted}", f"as in {name.rpartition('.')[2]} = {example}")
@@ -319,6 +331,14 @@ def _paths(value: object, bounds: object, name: str, base: Path) -> tuple[Path, 
     if len(set(paths)) != len(paths):
         raise ConfigError(f"{name} names a file twice", "name each once")
     return paths
+
+
+def _texts(value: object, bounds: object, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{name} must be a list of strings", f'as in {name.rpartition(".")[2]} = ["text"]')
+    if isinstance(bounds, tuple) and not bounds[0] <= len(value) <= bounds[1]:
+        raise ConfigError(f"{name} has {len(value)} entries", f"{bounds[0]} to {bounds[1]}")
+    return tuple(str(_value(item, str, (1, 256), name, Path())) for item in value)
 
 
 def _slots(raw: object, base: Path) -> dict[str, SlotSettings]:

@@ -16,7 +16,8 @@ MAY: dict[str, set[str]] = {
     "log": set(),
     "ports": {"model"},
     "machine": {"model"},
-    "config": set(),
+    "fleetsettings": set(),
+    "config": {"fleetsettings"},
     "formats": {"model"},
     "operations": {"machine", "ports", "model", "log"},
     "bootloaders": {"formats", "model", "ports", "log"},
@@ -29,6 +30,7 @@ MAY: dict[str, set[str]] = {
     "admin": {"formats", "model", "fleet", "log"},
     "wiring": {
         "config",
+        "fleetsettings",
         "operations",
         "bootloaders",
         "devices",

@@ -14,6 +14,7 @@ import pytest
 
 from abupdate.config import Settings, TrialSettings, load
 from abupdate.errors import ConfigError
+from abupdate.fleetsettings import FleetSettings, checked
 from abupdate.formats import keyring
 from abupdate.formats.signature import Domain, message
 from abupdate.host.keys import load_private
@@ -111,6 +112,29 @@ BAD: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "nested too deeply": (raw(b"a = " + b"[" * 4_000), ("not TOML",)),
     "huge": (raw(b"#" * (1 << 21)), ("larger than",)),
     "empty": (raw(b""), ("compatible",)),
+    "a fleet without a medium": (appended("[fleet]\n"), ("[fleet]", "udp_interface")),
+    "an interface with a slash": (appended('[fleet]\nudp_interface = "../x"\n'), ("udp_interface", "eth0")),
+    "an interface with a blank": (appended('[fleet]\nudp_interface = "eth 0"\n'), ("udp_interface",)),
+    "a long interface": (appended('[fleet]\nudp_interface = "abcdefghijklmnop"\n'), ("udp_interface", "16 characters")),
+    "a group that is one host": (appended('[fleet]\nudp_interface = "e"\nudp_group = "192.0.2.1"\n'), ("udp_group", "multicast")),
+    "a group that is no address": (appended('[fleet]\nudp_interface = "e"\nudp_group = "all"\n'), ("udp_group", "multicast")),
+    "neither group nor peers": (appended('[fleet]\nudp_interface = "e"\nudp_group = ""\n'), ("udp_group", "udp_peers")),
+    "port 0": (appended('[fleet]\nudp_interface = "e"\nudp_port = 0\n'), ("udp_port", "1 to 65535")),
+    "a peer that is no list": (appended('[fleet]\nudp_interface = "e"\nudp_peers = "a:1"\n'), ("udp_peers", "list of strings")),
+    "a peer that is a number": (appended('[fleet]\nudp_interface = "e"\nudp_peers = [7]\n'), ("udp_peers", "string")),
+    "a peer without a port": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["192.0.2.7"]\n'), ("udp_peers", "192.0.2.7")),
+    "a peer's port beyond": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["a:65536"]\n'), ("udp_peers", "65536")),
+    "a peer without a host": (appended('[fleet]\nudp_interface = "e"\nudp_peers = [":7"]\n'), ("udp_peers",)),
+    "a peer with half an address": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["[fe80:]:7"]\n'), ("udp_peers", "fe80")),
+    "a peer twice": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["a:7", "a:07"]\n'), ("udp_peers", "twice")),
+    "65 peers": (appended(f'[fleet]\nudp_interface = "e"\nudp_peers = {["a:1"] * 65}\n'), ("udp_peers", "65")),
+    "a serial line by its short name": (appended('[fleet]\nserial_device = "ttyS1"\n'), ("serial_device", "usb:")),
+    "an adapter without a product": (appended('[fleet]\nserial_device = "usb:0403"\n'), ("serial_device", "usb:")),
+    "a slow line": (appended('[fleet]\nserial_device = "/dev/x"\nserial_baud = 300\n'), ("serial_baud", "9600")),
+    "an unknown way to approve": (appended('[fleet]\nserial_device = "/dev/x"\napprove = "yes"\n'), ("approve", "auto, manual")),
+    "a window at no time": (appended('[fleet]\nserial_device = "/dev/x"\nwindow = "24:00-25:00"\n'), ("window", "02:00-04:00")),
+    "a window of no length": (appended('[fleet]\nserial_device = "/dev/x"\nwindow = "02:00-02:00"\n'), ("window",)),
+    "an unknown key of the fleet": (appended('[fleet]\nudp_iface = "e"\n'), ("udp_iface", "did you mean udp_interface?")),
     "fw_env.config is absent": (replaced('fw_env_config = "fw_env.config"', 'fw_env_config = "absent"'), ("absent",)),
 }  # fmt: skip
 
@@ -442,3 +466,47 @@ def test_two_fragments_that_are_nested_without_end(tmp_path: Path) -> None:
 def test_texts_that_are_not_for_a_terminal(tmp_path: Path, character: str) -> None:
     with pytest.raises(ConfigError, match="control character"):
         load(minimal(tmp_path, f'[device]\nbooted = "A{character}"'))
+
+
+def fleet(workstation: Workstation, text: str) -> FleetSettings:
+    workstation.config.write_text(workstation.config.read_text() + text)
+    found = load(workstation.config).fleet
+    assert found is not None
+    return found
+
+
+def test_a_device_without_the_section_is_no_member(workstation: Workstation) -> None:
+    settings = load(workstation.config)
+    assert settings.fleet is None
+    assert settings.fleet_dir == workstation.state / "fleet"
+
+
+def test_peers_on_a_network_and_on_a_bus(workstation: Workstation) -> None:
+    found = fleet(
+        workstation,
+        """
+[fleet]
+udp_interface = "eth0"
+udp_group = "ff02::4d47"
+udp_peers = ["192.0.2.7:7717", "[fe80::7]:1", "gateway.local:65535"]
+serial_device = "usb:0403:6001:FT0001"
+hooks = "hooks"
+control = "fleet.sock"
+""",
+    )
+    assert found.peers == (("192.0.2.7", 7717), ("fe80::7", 1), ("gateway.local", 65535))
+    assert (found.hooks, found.control) == (workstation.folder / "hooks", workstation.folder / "fleet.sock")
+
+
+@pytest.mark.parametrize(
+    ("window", "open_at", "closed_at"),
+    [
+        ("02:00-04:00", (120, 239), (0, 119, 240, 1439)),
+        ("23:30-01:00", (1410, 1439, 0, 59), (60, 1409)),
+        ("", (0, 720, 1439), ()),
+    ],
+)
+def test_the_maintenance_window_may_go_past_midnight(window: str, open_at: tuple[int, ...], closed_at: tuple[int, ...]) -> None:
+    settings = checked(FleetSettings(udp_interface="eth0", window=window))
+    assert [minute for minute in open_at if not settings.window_open(minute)] == []
+    assert [minute for minute in closed_at if settings.window_open(minute)] == []
