@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abupdate import __version__
-from abupdate.cli import parser_host
+from abupdate.cli import parser_fleet, parser_host
 from abupdate.cli.arguments import Declare, Parser, add_group, add_verb
 from abupdate.config import DEFAULT_CONFIG
 
@@ -47,6 +47,7 @@ def build() -> Parser:
     verb("health", "abupdate.cli.health:health", "run all health programs once")
     verb("doctor", "abupdate.cli.doctor:doctor", "look for what is wrong or missing", _doctor)
     verb("service", "abupdate.cli.service:service", "the boot-time service: watchdog, trial window, health", _service)
+    parser_fleet.add(verbs)
     parser_host.add(verbs)
     return parser
 

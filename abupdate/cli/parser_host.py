@@ -54,13 +54,13 @@ def _create(create: Parser) -> None:
         help="encrypt the payload for this X25519 key; may be repeated",
     )
     _add_chain(create)
-    _add_signing(create, "--key")
+    add_signing(create, "--key")
 
 
 def _sign(sign: Parser) -> None:
     sign.add_argument("bundle", type=Path, metavar="BUNDLE")
     _add_chain(sign)
-    _add_signing(sign, "--key", required=False)
+    add_signing(sign, "--key", required=False)
 
 
 def _extract(extract: Parser) -> None:
@@ -86,7 +86,7 @@ def _keyring(keyring: Parser) -> None:
         keyring.add_argument(f"--{role}", type=Path, action="append", default=[], required=required, metavar="KEY.pub")
         keyring.add_argument(f"--{role}-threshold", type=int, metavar="N", help="how many distinct keys must sign (1)")
     keyring.add_argument("--partial", action="store_true", help="too few root keys sign it now: `keys sign` adds the others")
-    _add_signing(keyring, "--sign")
+    add_signing(keyring, "--sign")
 
 
 def _rotate(rotate: Parser) -> None:
@@ -97,13 +97,13 @@ def _rotate(rotate: Parser) -> None:
         rotate.add_argument(f"--add-{role}", type=Path, action="append", default=[], metavar="KEY.pub", help="beside the role's keys")
         rotate.add_argument(f"--{role}-threshold", type=int, metavar="N", help="how many distinct keys must sign")
     rotate.add_argument("--revoke", action="append", default=[], metavar="KEY", help="a .pub file or a key id: out of every role")
-    _add_signing(rotate, "--sign", required=False)
+    add_signing(rotate, "--sign", required=False)
 
 
 def _sign_keyring(sign: Parser) -> None:
     sign.add_argument("keyring", type=Path, metavar="KEYRING.abk")
     sign.add_argument("--previous", type=Path, metavar="OLD.abk", help="the version before, whose root keys must sign too")
-    _add_signing(sign, "--key")
+    add_signing(sign, "--key")
 
 
 def _show(show: Parser) -> None:
@@ -115,7 +115,8 @@ def _add_chain(parser: Parser) -> None:
     parser.add_argument("--chain", type=Path, action="append", default=[], metavar="FILE.abk", help=text)
 
 
-def _add_signing(parser: Parser, option: str, *, required: bool = True) -> None:
+def add_signing(parser: Parser, option: str, *, required: bool = True) -> None:
+    """Declare who signs: key files under this option, their passphrase, and a command that holds keys elsewhere."""
     parser.add_argument(
         option,
         dest="keys",
