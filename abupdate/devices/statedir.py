@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from abupdate.devices.durable import LINUX, Files, make_folder, replace, sync_folder
+from abupdate.durable import LINUX, Files, make_folder, read_file, replace, sync_folder
 from abupdate.errors import Busy, Failed
 from abupdate.formats.record import MAX_PAYLOAD_BYTES, RecordDamaged, RecordUnknown, decode, encode
 from abupdate.model import Record
@@ -16,7 +16,6 @@ from abupdate.model import Record
 _COPIES = ("record.0", "record.1")
 KEYRING = "keyring"
 _MAX_HEAD_BYTES = 65 << 20
-_PIECE_BYTES = 1 << 20
 _LAST_SEQUENCE = (1 << 64) - 1
 _RETRY_S = 0.1
 
@@ -163,15 +162,7 @@ class StateDir:
         make_folder(self._path, files=self._files)
 
     def _read(self, name: str, limit: int) -> bytes:
-        # Not waiting: a named pipe in a file's place is as good as no file.
-        descriptor = self._files.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
-        try:
-            data = bytearray()
-            while piece := self._files.read(descriptor, min(_PIECE_BYTES, limit - len(data))):
-                data += piece
-            return bytes(data)
-        finally:
-            self._files.close(descriptor)
+        return read_file(self._path / name, limit, self._files)
 
     def _sequence(self, name: str) -> int:
         try:

@@ -15,10 +15,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from abupdate.errors import Refused
 from abupdate.formats import tlv
 from abupdate.model import Signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -66,23 +70,35 @@ def check_public_key(public_key: bytes) -> None:
         raise Refused(f"public key {key_id(public_key)} is not a safe Ed25519 key", "anything may pass under it; make a new one")
 
 
+class Verifier:
+    """A public key (32 bytes, raw) that is checked and loaded once; under one that no honest signer has, nothing verifies."""
+
+    def __init__(self, public_key: bytes) -> None:
+        self._raw = public_key if len(public_key) == KEY_BYTES and _is_safe_point(public_key) else b""
+        self._loaded: Ed25519PublicKey | None = None
+
+    def verify(self, signature: bytes, signed: bytes) -> bool:
+        """True when `signature` (64 bytes) over the message `signed` is by this key, by the strict rules."""
+        if not self._raw or len(signature) != SIGNATURE_BYTES or not any(signature):
+            return False
+        if not _is_safe_point(signature[:32]) or int.from_bytes(signature[32:], "little") >= _L:
+            return False
+        # Late: the library costs 30 ms, and most verbs verify nothing.
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            if self._loaded is None:
+                self._loaded = Ed25519PublicKey.from_public_bytes(self._raw)
+            self._loaded.verify(signature, signed)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
 def verify(public_key: bytes, signature: bytes, signed: bytes) -> bool:
     """True when `signature` (64 bytes) over the message `signed` is by `public_key` (32 bytes, raw), by the strict rules."""
-    if len(public_key) != KEY_BYTES or len(signature) != SIGNATURE_BYTES or not any(signature):
-        return False
-    if not _is_safe_point(public_key) or not _is_safe_point(signature[:32]):
-        return False
-    if int.from_bytes(signature[32:], "little") >= _L:
-        return False
-    # Late: the library costs 30 ms, and most verbs verify nothing.
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, signed)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return Verifier(public_key).verify(signature, signed)
 
 
 def signers(signatures: Iterable[Signature], keys: Iterable[bytes], signed: bytes) -> frozenset[bytes]:

@@ -1,6 +1,6 @@
 """A file system that keeps no promise it did not make: bytes are safe after the file's fsync, names after the fsync of their folder.
 
-`Tree` implements `abupdate.devices.durable.Files`; live is what programs see, durable what a cut leaves.
+`Tree` implements `abupdate.durable.Files`; live is what programs see, durable what a cut leaves.
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ class Tree:
     def write(self, descriptor: int, data: memoryview) -> int:
         """See Files; short like a kernel may be: at most half of what is asked, so that the caller must go on."""
         path, inode, at, flags = self._open[descriptor]
+        at = len(self.live[inode]) if flags & os.O_APPEND else at
         count = max(len(data) // 2, min(len(data), 256))
         self._put(path, inode, at, bytes(data[:count]), flags)
         self._open[descriptor] = (path, inode, at + count, flags)
@@ -196,6 +197,16 @@ class Tree:
             self.on_event(f"write {Path(path).name} reaches the medium", True)
             if not self.lies:
                 self.durable[inode] = self.live[inode]
+
+    def ftruncate(self, descriptor: int, length: int) -> None:
+        """See Files."""
+        path, inode, _, _ = self._open[descriptor]
+        self.on_event(f"truncate {Path(path).name}", False)
+        self.live[inode] = self.live[inode][:length].ljust(length, b"\0")
+
+    def fdatasync(self, descriptor: int) -> None:
+        """See Files."""
+        self.fsync(descriptor)
 
     def fsync(self, descriptor: int) -> None:
         """See Files."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.devices.durable import replace as replace_file
+from abupdate.durable import replace as replace_file
 from tests.sim.__main__ import Explored, Task, report
 from tests.sim.blocks import Block, Disk, Nature
 from tests.sim.chips import NAND, NOR, PAGE_BYTES, ChipKind, Flash

@@ -43,7 +43,7 @@ _NOR_FIRST = """    area = loaded.areas[target]
         area = loaded.areas[loaded.current]
     area.write(encode(environment, area.location.size_bytes, loaded.scheme, next_flag(old.flag, loaded.scheme)))
 """
-_STATEDIR, _DURABLE = "devices/statedir.py", "devices/durable.py"
+_STATEDIR, _DURABLE = "devices/statedir.py", "durable.py"
 
 MUTANTS = (
     Mutant(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.devices.durable import LinuxFiles, make_folder, replace
 from abupdate.devices.statedir import StateDir
+from abupdate.durable import LinuxFiles, make_folder, replace
 from tests.rings import one
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.devices.durable import LinuxFiles
 from abupdate.devices.statedir import StateDir
+from abupdate.durable import LinuxFiles
 from abupdate.errors import Failed, NothingToDo, Refused
 from abupdate.formats import keyring, rotation, tlv
 from abupdate.model import KeyringSource

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.devices.durable import LinuxFiles
 from abupdate.devices.statedir import StateDir
+from abupdate.durable import LinuxFiles
 from abupdate.errors import Busy, Failed
 from abupdate.formats.record import decode, encode
 from abupdate.model import Attempt, Phase, Record, SlotRecord, SlotState

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PIECE_BYTES = 1 << 20
 
 
 class Files(Protocol):
@@ -30,8 +31,14 @@ class Files(Protocol):
     def write(self, descriptor: int, data: memoryview) -> int:
         """Write some of the bytes; returns how many."""
 
+    def ftruncate(self, descriptor: int, length: int) -> None:
+        """Cut a file off at a length (not durably)."""
+
     def fsync(self, descriptor: int) -> None:
         """Return when the file's content, or the folder's names, are on the medium."""
+
+    def fdatasync(self, descriptor: int) -> None:
+        """Like fsync for a file, without its times."""
 
     def flock(self, descriptor: int) -> None:
         """Take the exclusive lock or raise BlockingIOError."""
@@ -65,9 +72,17 @@ class LinuxFiles:
         """See Files."""
         return os.write(descriptor, data)
 
+    def ftruncate(self, descriptor: int, length: int) -> None:
+        """See Files."""
+        os.ftruncate(descriptor, length)
+
     def fsync(self, descriptor: int) -> None:
         """See Files."""
         os.fsync(descriptor)
+
+    def fdatasync(self, descriptor: int) -> None:
+        """See Files."""
+        os.fdatasync(descriptor)
 
     def flock(self, descriptor: int) -> None:
         """See Files."""
@@ -95,9 +110,7 @@ def replace(path: Path, data: bytes, mode: int = 0o600, files: Files = LINUX) ->
     descriptor = files.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         try:
-            view = memoryview(data)
-            while view:
-                view = view[files.write(descriptor, view) :]
+            write_all(descriptor, data, files)
             files.fsync(descriptor)
         finally:
             files.close(descriptor)
@@ -107,6 +120,31 @@ def replace(path: Path, data: bytes, mode: int = 0o600, files: Files = LINUX) ->
             files.unlink(fresh)
         raise
     sync_folder(path.parent, files)
+
+
+def write_all(descriptor: int, data: bytes, files: Files = LINUX) -> None:
+    """Write all of it, in as many calls as the kernel wants. Raises OSError; any part may be written then."""
+    view = memoryview(data)
+    while view:
+        view = view[files.write(descriptor, view) :]
+
+
+def read(descriptor: int, limit: int, files: Files = LINUX) -> bytes:
+    """An open file's bytes from where it stands to its end, at most `limit` of them. Raises OSError."""
+    data = bytearray()
+    while piece := files.read(descriptor, min(_PIECE_BYTES, limit - len(data))):
+        data += piece
+    return bytes(data)
+
+
+def read_file(path: Path, limit: int, files: Files = LINUX) -> bytes:
+    """A file's first bytes, at most `limit` of them. Raises OSError."""
+    # Not waiting: a named pipe in a file's place is as good as no file.
+    descriptor = files.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, 0)
+    try:
+        return read(descriptor, limit, files)
+    finally:
+        files.close(descriptor)
 
 
 def sync_folder(folder: Path, files: Files = LINUX) -> None:
