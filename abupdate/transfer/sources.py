@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import select
-import shlex
 import stat
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from abupdate.errors import ConfigError, Failed
 from abupdate.ports import Source
+
+if TYPE_CHECKING:
+    from abupdate.transfer.httpsource import HttpSource
 
 _SKIP_BUFFER_BYTES = 1 << 20
 
@@ -193,15 +195,17 @@ class RateLimit:
             stop.wait(start - now)
 
 
-def open_source(name: str) -> FileSource | StreamSource:
-    """Open what `flash` was given: `-` is standard input as a stream; a path to a pipe or device is a stream, too.
+def open_source(name: str) -> FileSource | StreamSource | HttpSource:
+    """Open what `flash` was given: `-` is standard input as a stream; a path to a pipe or device is a stream, and so is an http(s) URL.
 
-    Raises ConfigError where the path cannot be opened or is a directory.
+    Raises ConfigError where it cannot be opened or is a directory, Failed where the server does not give it.
     """
     if name == "-":
         return StreamSource(0)
     if "://" in name and not os.path.lexists(name):
-        raise ConfigError(f"{name}: URLs are not opened by this version", f"curl -fsS {shlex.quote(name)} | abupdate flash -")
+        from abupdate.transfer.httpsource import HttpSource
+
+        return HttpSource(name)
     path = Path(name)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)

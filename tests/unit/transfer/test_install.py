@@ -100,8 +100,10 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack) -> 
 
     def make(payload: Payload, kind: str = "file") -> FileSource | StreamSource:
         if kind == "file":
-            opened = open_source(str(payload.file(tmp_path, b"HEAD" * 7)))
-            opened.skip(28)
+            found = open_source(str(payload.file(tmp_path, b"HEAD" * 7)))
+            assert isinstance(found, FileSource)
+            found.skip(28)
+            opened: FileSource | StreamSource = found
         else:
             reader, writer = os.pipe()
             feeder = threading.Thread(target=feed, args=(writer, payload.stored))

@@ -18,9 +18,10 @@ from abupdate.formats.chunktable import ALIGN_BYTES, MAX_CHUNK_BYTES
 from abupdate.formats.contentkey import ContentKey
 from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.model import Chunk, Codec
+from abupdate.ports import Source
 from abupdate.transfer.batches import BATCH_BYTES, MAX_STORED_BYTES, STORED_BATCH_BYTES, Batch, Buffers, batches
 from abupdate.transfer.install import InstallStats, install_image
-from abupdate.transfer.sources import FileSource, StreamSource, open_source
+from abupdate.transfer.sources import StreamSource, open_source
 from abupdate.transfer.verify import verify_image
 from tests.unit.transfer.conftest import blank
 from tests.unit.transfer.test_install import Pack, Payload, feed
@@ -41,7 +42,7 @@ def sealed(payload: Payload) -> tuple[tuple[Chunk, ...], bytes]:
     return tuple(chunks), bytes(stored)
 
 
-def flash(payload: Payload, chunks: tuple[Chunk, ...], source: FileSource | StreamSource, slot: Path) -> InstallStats:
+def flash(payload: Payload, chunks: tuple[Chunk, ...], source: Source, slot: Path) -> InstallStats:
     image = replace(payload.image, sealed=True, payload_bytes=sum(chunk.stored_size for chunk in chunks))
     with open_target(slot) as target:
         stats = install_image(source, image, iter(chunks), target, lambda done: None, opener=CIPHER)
