@@ -265,7 +265,7 @@ def _no_room(view: View, left: frozenset[int], down: set[int]) -> str:
         stay = sum(group in membership.by_index[index].groups for index in up)
         inside = {index for index in left if group in membership.by_index[index].groups}
         if inside and inside == left and stay - 1 < minimum:
-            return f"group {group} needs {minimum} nodes up, and {stay - 1} would be (silent: {silent or 'none'})"
+            return f"of group {group} {minimum} must stay up, and {stay - 1} would (silent: {silent or 'none'})"
     return ""
 
 
