@@ -1,5 +1,7 @@
 """`python -m tests.sim`: every operation with its environment in every place, cut everywhere; a table, then `total STATES FAILURES`.
 
+The log of the fleet and the node's key are explored beside them; they lie in state_dir alone, so they have one place.
+
 A state counts once in a row however often it is met there, and once in the total in however many rows. Ends with 1 where a promise is
 broken, or where a whole run met fewer states than there must be. Words after the options choose operations by their name or, where none
 is called so, by a part of it. The exploration is shared out among processes, by operation and place, each of which is explored alone: the
@@ -20,8 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import abupdate
-from tests.sim import journal, judge
-from tests.sim.explore import Limits, explore
+from tests.sim import fleetlog, journal, judge
+from tests.sim.explore import Limits, Tally, explore
 from tests.sim.judge import Violation
 from tests.sim.scenarios import scenarios
 from tests.sim.stores import STORES
@@ -32,6 +34,7 @@ OTHERS = Limits(depth=3, most=16, samples=8, again=700)
 FEW = Limits(depth=1, most=8, samples=0)
 # Distinct states of a whole run. Far fewer would mean that something is not explored any more, and nobody would see it.
 AT_LEAST = 100_000
+_FLEET = {one.name: one for one in fleetlog.SCENARIOS}
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ def work(task: Task) -> Explored:
     journal.forget()
     judge.forget()
     begun_s = time.process_time()
-    store = next(one for one in STORES if one.name == task.place)
     try:
+        if task.operation in _FLEET:
+            return _explored(task, fleetlog.Explorer(_FLEET[task.operation], task.limits).run(), begun_s)
+        store = next(one for one in STORES if one.name == task.place)
         # A folder of its own: what one process makes there is not for another to find half made.
         with tempfile.TemporaryDirectory(dir=task.folder) as folder:
             scenario = next(one for one in scenarios(Path(folder)) if one.name == task.operation)
@@ -82,12 +87,16 @@ def work(task: Task) -> Explored:
     except Exception as error:
         # Also on the way to the operation: what the code raises there is not for a power cut to find.
         return Explored(task, violation=f"{task.operation} [{task.place}]: {error!r}")
+    return _explored(task, tally, begun_s)
+
+
+def _explored(task: Task, tally: Tally, begun_s: float) -> Explored:
     return Explored(task, tally.steps, tally.runs, tally.lost, b"".join(sorted(tally.states)), cpu_s=time.process_time() - begun_s)
 
 
 def tasks(folder: Path, options: argparse.Namespace) -> list[Task]:
     """All of them, the largest first."""
-    names = [one.name for one in scenarios(folder)]
+    names = [*(one.name for one in scenarios(folder)), *_FLEET]
     words = options.name or [""]
     chosen = [name for name in names if any(word == name if word in names else word in name for word in words)]
     found: list[Task] = []
@@ -95,7 +104,7 @@ def tasks(folder: Path, options: argparse.Namespace) -> list[Task]:
         if options.place and place.name not in options.place:
             continue
         limits = replace(FEW if options.few else WHOLE if place is STORES[0] else OTHERS, seed=options.seed, depth=options.depth)
-        found += [Task(name, place.name, limits, folder) for name in chosen]
+        found += [Task(name, place.name, limits, folder) for name in chosen if name not in _FLEET or place is STORES[0]]
     return sorted(found, key=lambda task: not task.operation.startswith("flash"))
 
 
@@ -145,7 +154,7 @@ def report(chosen: list[Task], done: list[Explored], at_least: int = 0) -> int:
         everything |= states
         failures += len(broken)
         lost += sum(one.lost for one in row.values())
-        numbers = "".join(f"{len(row[place].states) // 16:9}" for place in places)
+        numbers = "".join(f"{len(row[place].states) // 16:9}" if place in row else f"{'-':>9}" for place in places)
         print(f"{operation:36}{numbers}{sum(one.runs for one in row.values()):9}{len(states):9} {len(broken)}")
         for violation in broken:
             print(f"VIOLATION {violation[:600]}")

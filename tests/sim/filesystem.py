@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,10 @@ _INTERNED: dict[tuple[object, ...], Files] = {}
 
 @dataclass(eq=False, frozen=True)
 class Files:
-    """`parts.Part` of a file system. kept: durable names; pending: changes of names, by folder, that are not durable."""
+    """`parts.Part` of a file system. kept: durable names; pending: changes of names, by folder, that are not durable.
+
+    touched: of inodes whose bytes are not durable, the lowest offset that was written or cut off since they were.
+    """
 
     names: Names
     kept: Names
@@ -34,13 +38,20 @@ class Files:
     durable: Inodes
     pending: tuple[tuple[str, Change], ...] = ()
     lies: bool = False
+    touched: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def of(
-        names: Names, kept: Names, live: Inodes, durable: Inodes, pending: tuple[tuple[str, Change], ...] = (), lies: bool = False
+        names: Names,
+        kept: Names,
+        live: Inodes,
+        durable: Inodes,
+        pending: tuple[tuple[str, Change], ...] = (),
+        lies: bool = False,
+        touched: tuple[tuple[int, int], ...] = (),
     ) -> Files:
         """The one object for these values."""
-        key = (names, kept, live, durable, pending, lies)
+        key = (names, kept, live, durable, pending, lies, touched)
         found = _INTERNED.get(key)
         if found is None:
             found = _INTERNED[key] = Files(*key)
@@ -74,13 +85,15 @@ class Files:
     @cached_property
     def _dirty(self) -> tuple[tuple[int, tuple[bytes, ...]], ...]:
         """(inode, what a cut may leave of its bytes)."""
-        durable = dict(self.durable)
+        durable, touched = dict(self.durable), dict(self.touched)
         found: list[tuple[int, tuple[bytes, ...]]] = []
         for inode, data in self.live:
-            old = durable[inode]
+            old, same = durable[inode], touched.get(inode, 0)
             if old == data:
                 continue
-            if len(old) == len(data):
+            if same:
+                ways = tuple(data[:same] + end for end in _ends(old[same:], data[same:]))
+            elif len(old) == len(data):
                 ways = mixes(old, data, _UNIT_BYTES)
             else:
                 half = len(data) // 2
@@ -111,7 +124,9 @@ class Files:
     def thaw(self, on_event: OnEvent = quiet) -> Tree:
         """See Part."""
         pending = [(folder, dict(change)) for folder, change in self.pending]
-        return Tree(dict(self.live), dict(self.durable), dict(self.names), dict(self.kept), pending, self.lies, on_event)
+        return Tree(
+            dict(self.live), dict(self.durable), dict(self.names), dict(self.kept), pending, self.lies, on_event, dict(self.touched)
+        )
 
 
 @dataclass
@@ -125,6 +140,7 @@ class Tree:
     pending: list[tuple[str, dict[str, int | None]]] = field(default_factory=list)
     lies: bool = False
     on_event: OnEvent = field(default=quiet)
+    touched: dict[int, int] = field(default_factory=dict)
     _open: dict[int, tuple[str, int, int, int]] = field(default_factory=dict)
     _locks: dict[int, int] = field(default_factory=dict)
     _next: int = 100
@@ -151,6 +167,7 @@ class Tree:
         elif flags & os.O_TRUNC and self.live[inode]:
             self.on_event(f"truncate {path.name}", False)
             self.live[inode] = b""
+            self.touched[inode] = 0
         self._next += 1
         self._open[self._next] = (str(path), inode, 0, flags)
         return self._next
@@ -192,16 +209,23 @@ class Tree:
     def _put(self, path: str, inode: int, at: int, data: bytes, flags: int) -> None:
         self.on_event(f"write {Path(path).name}", False)
         old = self.live[inode]
+        self._touch(inode, at)
         self.live[inode] = old[:at] + data + old[at + len(data) :]
         if flags & os.O_DSYNC:
             self.on_event(f"write {Path(path).name} reaches the medium", True)
             if not self.lies:
                 self.durable[inode] = self.live[inode]
 
+    def _touch(self, inode: int, at: int) -> None:
+        """Note where a change begins. What lies before it and is durable stays so whatever happens to the change."""
+        at = min(at, len(self.live[inode]))
+        self.touched[inode] = at if self.live[inode] == self.durable[inode] else min(self.touched[inode], at)
+
     def ftruncate(self, descriptor: int, length: int) -> None:
         """See Files."""
         path, inode, _, _ = self._open[descriptor]
         self.on_event(f"truncate {Path(path).name}", False)
+        self._touch(inode, length)
         self.live[inode] = self.live[inode][:length].ljust(length, b"\0")
 
     def fdatasync(self, descriptor: int) -> None:
@@ -269,6 +293,7 @@ class Tree:
             tuple((inode, self.durable[inode]) for inode in inodes),
             tuple((folder, tuple(change.items())) for folder, change in self.pending),
             self.lies,
+            tuple((inode, self.touched[inode]) for inode in inodes if self.live[inode] != self.durable[inode]),
         )
 
     def _inside(self, path: Path) -> None:
@@ -278,6 +303,22 @@ class Tree:
     def _rename(self, change: dict[str, int | None], path: Path) -> None:
         _apply(self.names, tuple(change.items()))
         self.pending.append((str(path.parent), change))
+
+
+def _ends(old: bytes, new: bytes) -> tuple[bytes, ...]:
+    """What may stand behind the untouched bytes where an end was written or cut off: each of four pieces old (zeros where there was
+    nothing) or new, and the file of its old length, its new one, or one that ends with a piece between; old first, new last."""
+    step = max(1, -(-max(len(old), len(new)) // 4))
+    lengths = {len(old), len(new), *range(len(old), len(new), step)}
+    found = {old: None}
+    for length in lengths:
+        pieces = [
+            (old.ljust(length, b"\0")[at : min(at + step, length)], new.ljust(length, b"\0")[at : min(at + step, length)])
+            for at in range(0, length, step)
+        ]
+        found.update(dict.fromkeys(b"".join(picks) for picks in itertools.product(*pieces)))
+    found.pop(new, None)
+    return (*found, new)
 
 
 def _apply(names: dict[str, int], change: Change) -> None:

@@ -43,6 +43,10 @@ _NOR_FIRST = """    area = loaded.areas[target]
         area = loaded.areas[loaded.current]
     area.write(encode(environment, area.location.size_bytes, loaded.scheme, next_flag(old.flag, loaded.scheme)))
 """
+_STORE, _IDENTITY, _FLEETLOG = "fleet/store.py", "fleet/identity.py", "formats/fleetlog.py"
+_LOG_FIRST = """    create(folder, made.public_key, files, entropy)
+    replace(folder / KEY, pem, files=files)
+"""
 _STATEDIR, _DURABLE = "devices/statedir.py", "durable.py"
 
 MUTANTS = (
@@ -136,6 +140,75 @@ MUTANTS = (
         "        except ZeroDivisionError:\n            # An erase",
         "flash --no-activate",
         "nand",
+    ),
+    Mutant(
+        "fleet log: appended without a flush",
+        _STORE,
+        "            self._files.fdatasync(descriptor)\n        except",
+        "            pass\n        except",
+        "fleet log, append",
+    ),
+    Mutant("fleet log: replaced without a flush", _STORE, "        files.fsync(descriptor)\n", "", "fleet log, replace"),
+    Mutant("fleet log: new name not flushed", _STORE, "LOG)\n    sync_folder(folder, files)\n", "LOG)\n", "fleet log, replace"),
+    Mutant(
+        "fleet log: believed before it is flushed",
+        _STORE,
+        "        self._files.fdatasync(self._descriptor)\n        data",
+        "        data",
+        "fleet log, append",
+    ),
+    Mutant(
+        "fleet log: names not flushed after a kill",
+        _STORE,
+        "            sync_folder(folder, self._files)\n        try:",
+        "            pass\n        try:",
+        "fleet log, replace twice",
+    ),
+    Mutant(
+        "fleet log: torn end stays",
+        _STORE,
+        "            self._files.ftruncate(self._descriptor, contents.whole_bytes)\n",
+        "",
+        "fleet log, append much",
+    ),
+    Mutant(
+        "fleet log: part of a cut counts as damage",
+        _FLEETLOG,
+        "found.first > end.sequence + 1",
+        "found.sequence > end.sequence + 1",
+        "fleet log, append much",
+    ),
+    Mutant("fleet log: a fault is told once", _STORE, "NONCE_BYTES), fault=self._fault)", "NONCE_BYTES))", "fleet log, lost"),
+    Mutant(
+        "fleet log: a lost one is begun anew",
+        _STORE,
+        'return self._go_on(Fault.LOST, (), "")',
+        'return self._go_on(Fault.NONE, (), "")',
+        "fleet log, lost",
+    ),
+    Mutant(
+        "fleet key: before its log",
+        _IDENTITY,
+        _LOG_FIRST,
+        "".join(reversed(_LOG_FIRST.splitlines(keepends=True))),
+        "fleet log, first start",
+    ),
+    Mutant(
+        "fleet key: given away before its log", _IDENTITY, "for name in (LOG, KEY):", "for name in (KEY, LOG):", "fleet log, enrolled anew"
+    ),
+    Mutant(
+        "fleet key: not flushed when it is given away",
+        _IDENTITY,
+        "                sync_folder(folder, files)\n",
+        "",
+        "fleet log, enrolled anew",
+    ),
+    Mutant(
+        "fleet key: names not flushed after a kill",
+        _IDENTITY,
+        "            sync_folder(above, files)\n",
+        "            pass\n",
+        "fleet key, shown",
     ),
     Mutant("slot never flushed", "transfer/slots.py", "            target.flush()\n", "            pass\n", "flash, both slots good"),
 )
