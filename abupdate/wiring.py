@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -21,8 +21,10 @@ from abupdate.operations.outside import OutsideFloor
 from abupdate.ports import Bootloader
 
 if TYPE_CHECKING:
+    from abupdate.fleetsettings import FleetSettings
     from abupdate.formats.bundle import Envelope, Open, Signed
     from abupdate.formats.contentkey import ContentKey, Identity
+    from abupdate.health.results import CheckResult
     from abupdate.operations.keyring import Trust
     from abupdate.transfer.slots import DeviceSlots
 
@@ -287,6 +289,18 @@ def contents(settings: Settings, max_rate: int | None = None, open_head: Open | 
 
     images = {slot: part.images for slot, part in settings.slots.items()}
     return DeviceSlots(images, max_rate, open_head=open_head or recollection(settings))
+
+
+def hook_results(fleet: FleetSettings, kind: str, timeout_s: int, said: bytes) -> Iterator[CheckResult]:
+    """Run the programs of a kind of hook one after the other, in the order of their names; each one's word as it has ended.
+
+    timeout_s: of each. said: for their standard input. Raises ConfigError for a program that others could have put there.
+    """
+    from abupdate.health.checks import CheckRun, run_once
+    from abupdate.health.programs import find_programs
+
+    for program in find_programs(fleet.hooks / kind):
+        yield from run_once(CheckRun([program], timeout_s=timeout_s, said=said)).results
 
 
 def tolerant(settings: Settings, *, service: bool = False) -> Board:

@@ -37,7 +37,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_verb(verbs: Verbs, name: str, handler: str, text: str, declare: Declare | None = None, *, description: str | None = None) -> None:
-    """A verb that `handler`, a `module:function`, carries out. text: for the list of verbs. declare: adds its own arguments."""
+    """A verb that `handler`, a `module:function`, carries out. text: for the list of verbs, empty: it is not in the list.
+
+    declare: adds its own arguments.
+    """
 
     def whole(parser: Parser) -> None:
         parser.set_defaults(handler=handler)
@@ -46,13 +49,20 @@ def add_verb(verbs: Verbs, name: str, handler: str, text: str, declare: Declare 
         # Accepted after the verb too, where people write it.
         parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
-    verbs.add_parser(name, help=text, description=description, add_help=False).declare = whole
+    _add(verbs, name, text, description).declare = whole
 
 
 def add_group(verbs: Verbs, name: str, text: str, declare: Callable[[Verbs], None]) -> None:
-    """A word that is followed by a verb. declare: adds these verbs."""
+    """A word that is followed by a verb. text: as in `add_verb`. declare: adds these verbs."""
 
     def whole(parser: Parser) -> None:
         declare(parser.add_subparsers(title="verbs", dest=f"{name}_verb", required=True, metavar="VERB"))
 
-    verbs.add_parser(name, help=text, add_help=False).declare = whole
+    _add(verbs, name, text).declare = whole
+
+
+def _add(verbs: Verbs, name: str, text: str, description: str | None = None) -> Parser:
+    # argparse lists whatever has a help text, even an empty one.
+    if not text:
+        return verbs.add_parser(name, description=description, add_help=False)
+    return verbs.add_parser(name, help=text, description=description, add_help=False)

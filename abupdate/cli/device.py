@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from abupdate import wiring
+from abupdate.cli import member
 from abupdate.cli.output import say
 from abupdate.config import Settings, load
-from abupdate.errors import AbupdateError
+from abupdate.errors import ConfigError, NothingToDo, Refused
 from abupdate.model import Manifest
+
+if TYPE_CHECKING:
+    from abupdate.operations.flash import Outcome
 
 
 def status(options: Namespace) -> int:
@@ -50,21 +55,54 @@ def flash(options: Namespace) -> int:
     """`abupdate flash SOURCE`."""
     from abupdate.cli.progress import progress
     from abupdate.operations import flash as operation
+    from abupdate.operations.standing import standing
     from abupdate.transfer.slots import Bundle
     from abupdate.transfer.sources import open_source
 
     settings = load(options.config)
+    member.check_wait(options)
+    if options.no_activate and options.fleet:
+        raise ConfigError("--fleet is there to activate the slot", "leave out one of --fleet and --no-activate")
+    if not options.no_activate:
+        member.check(settings, options, "an update")
     board = wiring.board(settings, outside=True, writing=True)
     admit = wiring.admission(settings)
     contents = wiring.contents(settings, options.max_rate, admit)
     unseal = wiring.unsealing(settings)
     with open_source(options.source) as source:
+
+        def open_bundle() -> Bundle:
+            bundle = Bundle(source, admit, unseal)
+            found = bundle.manifest.bundle_id
+            if options.bundle not in (None, found.hex()):
+                raise Refused(f"this is bundle {found.hex()[:12]}, and {options.bundle[:12]} is wanted", "is it the right source?")
+            if options.fleet and standing(board).written == found:
+                raise _WrittenAlready("the slot holds this bundle already")
+            return bundle
+
         report = progress(options.progress, quiet=options.quiet)
-        done = operation.flash(board, contents, lambda: Bundle(source, admit, unseal), report, activate=not options.no_activate)
+        try:
+            done = operation.flash(board, contents, open_bundle, report, activate=not (options.no_activate or options.fleet))
+        except _WrittenAlready:
+            done = operation.written(board)
+    if options.fleet:
+        return _through_fleet(options, settings, done)
     document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": done.armed, "reboot_needed": done.armed}
     after = "reboot needed: it boots next, on trial" if done.armed else "not activated: `abupdate activate` lets it boot"
     with _then_reboot(settings, wanted=options.reboot and done.armed):
         say(options, document, f"version {done.version} is written to slot {done.slot} and verified; {after}")
+    return 0
+
+
+class _WrittenAlready(NothingToDo):
+    """Not to be written again before the fleet is asked."""
+
+
+def _through_fleet(options: Namespace, settings: Settings, done: Outcome) -> int:
+    """The slot is written: wait for the lease. Going down is the daemon's then."""
+    lease = member.ask_for_slot(settings, done.bundle, options.wait or 0)
+    document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": False, "reboot_needed": False, "lease": lease}
+    say(options, document, f"version {done.version} is on slot {done.slot}; under lease {lease} this device goes down for it now")
     return 0
 
 
@@ -75,7 +113,11 @@ def activate(options: Namespace) -> int:
     from abupdate.operations import flash as operation
 
     settings = load(options.config)
+    member.check_wait(options)
+    member.check(settings, options, "an update")
     board = wiring.board(settings, outside=True)
+    if options.fleet:
+        return _through_fleet(options, settings, operation.written(board))
     admit = wiring.admission(settings)
 
     def check_head(head: bytes) -> Manifest:
@@ -100,9 +142,14 @@ def confirm(options: Namespace) -> int:
 def revert(options: Namespace) -> int:
     """`abupdate revert`."""
     from abupdate.operations import verdict
+    from abupdate.operations.standing import standing
 
     settings = load(options.config)
-    done = verdict.revert(wiring.tolerant(settings), "ordered by the operator")
+    board = wiring.tolerant(settings)
+    # The end of a trial waits for nobody: this device holds its lease.
+    if options.reboot and settings.fleet is not None and not standing(board).trial:
+        member.check(settings, options, "a reboot into the other slot")
+    done = verdict.revert(board, "ordered by the operator")
     after = "reboot needed" if done.reboot_needed else "it goes on running"
     document = {"slot": done.slot, "version": done.version, "reboot_needed": done.reboot_needed}
     with _then_reboot(settings, wanted=options.reboot and done.reboot_needed):
@@ -136,10 +183,6 @@ def _then_reboot(settings: Settings, *, wanted: bool) -> Iterator[None]:
         yield
     finally:
         if wanted:
-            from abupdate.devices.power import reboot
-            from abupdate.devices.watchdog import Watchdog, limit_shutdown
+            from abupdate.cli.reboot import go_down
 
-            # So that a shutdown that hangs ends too. Who holds the device (the service, systemd) sees to that itself.
-            with suppress(AbupdateError):
-                limit_shutdown(Watchdog(settings.watchdog.device), settings.trial.boot_timeout_s)
-            reboot()
+            go_down(settings)

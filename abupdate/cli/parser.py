@@ -39,9 +39,9 @@ def build() -> Parser:
 
     verb("status", "abupdate.cli.device:status", "what runs, what boots next, what each slot holds")
     verb("flash", "abupdate.cli.device:flash", "write a bundle to the slot that does not run, and let it boot on trial", _flash)
-    verb("activate", "abupdate.cli.device:activate", "let a slot boot on trial that `flash --no-activate` has written", _slot)
+    verb("activate", "abupdate.cli.device:activate", "let a slot boot on trial that `flash --no-activate` has written", _activate)
     verb("confirm", "abupdate.cli.device:confirm", "keep the slot that runs on trial")
-    verb("revert", "abupdate.cli.device:revert", "cancel or end a trial, or go back to the other good slot", _reboot)
+    verb("revert", "abupdate.cli.device:revert", "cancel or end a trial, or go back to the other good slot", _revert)
     verb("verify", "abupdate.cli.device:verify", "compare slots with the bundles that were written to them", _slot)
     add_group(verbs, "keyring", "the keys that this device trusts", _keyring)
     verb("health", "abupdate.cli.health:health", "run all health programs once")
@@ -53,11 +53,34 @@ def build() -> Parser:
 
 
 def _flash(flash: Parser) -> None:
-    flash.add_argument("source", metavar="SOURCE", help="a path, or - for standard input")
+    flash.add_argument("source", metavar="SOURCE", help="a path, an http(s) URL, or - for standard input")
     flash.add_argument("--no-activate", action="store_true", help="write and verify only")
     _reboot(flash)
+    # The fleet's daemon says which bundle an order names: a source that gives another one is refused before anything is written.
+    flash.add_argument("--bundle", metavar="ID", help=argparse.SUPPRESS)
     flash.add_argument("--max-rate", type=rate, metavar="RATE", help="bytes a second read from SOURCE, with k, M or G")
+    _member(flash)
     _progress(flash)
+
+
+def _activate(activate: Parser) -> None:
+    _member(activate)
+    _slot(activate)
+
+
+def _revert(revert: Parser) -> None:
+    _reboot(revert)
+    _alone(revert)
+
+
+def _member(verb: Parser) -> None:
+    verb.add_argument("--fleet", action="store_true", help="on a member of a site: go down when the fleet has a slot for it")
+    verb.add_argument("--wait", type=parser_fleet.whole, metavar="S", help="with --fleet: so many seconds for the slot (none)")
+    _alone(verb)
+
+
+def _alone(verb: Parser) -> None:
+    verb.add_argument("--alone", action="store_true", help="on a member of a site: without asking the others")
 
 
 def _slot(verb: Parser) -> None:

@@ -37,6 +37,33 @@ def _fleet(verbs: Verbs) -> None:
     add_verb(verbs, "lost", f"{_ORDERS}:lost", "a device does not come back: its lease counts as lost", _one_node)
     add_verb(verbs, "evict", f"{_ORDERS}:evict", "bar a device from plans", _one_node)
     add_verb(verbs, "daemon", "abupdate.cli.fleet_daemon:daemon", "the service that speaks for this device (abupdate-fleet.service)")
+    add_group(verbs, "act", "", _act)
+
+
+def _act(verbs: Verbs) -> None:
+    """What the daemon calls itself."""
+    add_verb(verbs, "leave", "abupdate.cli.fleet_act:leave", "", _leave)
+    add_verb(verbs, "back", "abupdate.cli.fleet_act:back", "", _bundle)
+    add_verb(verbs, "disarm", "abupdate.cli.fleet_act:disarm", "", _lease)
+    add_verb(verbs, "reboot", "abupdate.cli.fleet_act:reboot", "")
+    add_verb(verbs, "hooks", "abupdate.cli.fleet_act:hooks", "", _kind)
+
+
+def _leave(leave: Parser) -> None:
+    _lease(leave)
+    _bundle(leave)
+
+
+def _lease(verb: Parser) -> None:
+    verb.add_argument("--lease", type=whole, required=True, metavar="N")
+
+
+def _bundle(verb: Parser) -> None:
+    verb.add_argument("--bundle", required=True, metavar="ID")
+
+
+def _kind(hooks: Parser) -> None:
+    hooks.add_argument("kind", choices=("peer-leaving", "peer-returned", "restore"))
 
 
 def _init(init: Parser) -> None:

@@ -1,9 +1,9 @@
 """Runs health programs one after the other without ever blocking: the service's loop pets the watchdog meanwhile.
 
 A program gets a session of its own, four variables (PATH, LANG, HOME and what the caller adds), / as its folder, umask 022, no open
-files but /dev/null to read and a pipe to write on, of which the last line is kept; limits on the memory and CPU time of each of its
-processes, a time limit for it as a whole (SIGTERM, then SIGKILL to the whole group), and a place at the front when memory runs out.
-Exit 0 is ok, 1 degraded, 2 critical; any other end is critical.
+files but /dev/null (or what the caller says) to read and a pipe to write on, of which the last line is kept; limits on the memory and
+CPU time of each of its processes, a time limit for it as a whole (SIGTERM, then SIGKILL to the whole group), and a place at the front
+when memory runs out. Exit 0 is ok, 1 degraded, 2 critical; any other end is critical.
 
 What a program leaves running is killed: its group at once, and what has left the group (daemons) as soon as it is orphaned, because
 orphans become children of this process while a program runs. How many processes there may be, and their memory together, only a
@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import select
 import signal
 import subprocess
 import time
@@ -70,16 +71,19 @@ class CheckRun:
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         environ: Mapping[str, str] | None = None,
         stop_at_critical: bool = False,
+        said: bytes = b"",
     ) -> None:
         """timeout_s: of each program. memory_bytes: of each of its processes, what is private and writable.
 
-        environ: added to the bounded one. stop_at_critical: end the round at the first such word.
+        environ: added to the bounded one. stop_at_critical: end the round at the first such word. said: for the standard input of each
+        program, at most 4096 bytes.
         """
         self._programs = tuple(programs)
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._environ = {**_ENVIRONMENT, **(environ or {})}
         self._stop_at_critical = stop_at_critical
+        self._said = said
         self._pending: deque[Path] = deque()
         self._results: list[CheckResult] = []
         self._running: _Running | None = None
@@ -172,11 +176,14 @@ class CheckRun:
         with contextlib.suppress(OSError):
             # Room for what a talkative program prints between two polls.
             fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        told = subprocess.DEVNULL
         try:
             os.set_blocking(write_end, True)
+            if self._said:
+                told = _filled(self._said)
             process = subprocess.Popen(
                 [path],
-                stdin=subprocess.DEVNULL,
+                stdin=told,
                 stdout=write_end,
                 stderr=write_end,
                 cwd="/",
@@ -192,6 +199,8 @@ class CheckRun:
             raise
         finally:
             os.close(write_end)
+            if told != subprocess.DEVNULL:
+                os.close(told)
         return _Running(path, process, read_end, now_s, siblings)
 
     def _look_after(self, running: _Running, now_s: float) -> CheckResult | None:
@@ -263,6 +272,17 @@ def _bounded(kind: int, value: int) -> tuple[int, int]:
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     return value, value
+
+
+def _filled(data: bytes) -> int:
+    """The end to read of a pipe that holds the data and has ended."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        # A pipe takes this much in one go.
+        os.write(writer, data[: select.PIPE_BUF])
+    finally:
+        os.close(writer)
+    return reader
 
 
 def _drain(running: _Running) -> None:

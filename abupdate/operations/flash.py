@@ -69,6 +69,14 @@ def flash(
         return Outcome(slot, manifest.version, name, activate)
 
 
+def written(board: Board) -> Outcome:
+    """What `flash` has written and nobody has armed. Raises NothingToDo where that is nothing, and the errors of a pending trial."""
+    facts = observe(board)
+    slot = spare_slot(board, facts)
+    known = machine.activatable(facts, slot)
+    return Outcome(slot, known.version, known.bundle, armed=False)
+
+
 def activate(
     board: Board,
     contents: SlotContents,
