@@ -10,7 +10,7 @@ import re
 import struct
 
 from abupdate.errors import Refused
-from abupdate.formats import sealing, tlv
+from abupdate.formats import sealing, text, tlv
 from abupdate.model import MAX_COUNTER, Codec, Image, ImageKind, Manifest
 
 FORMAT = 1
@@ -46,10 +46,7 @@ _NAME, _KIND, _CODEC, _SIZE, _TABLE_BYTES, _TABLE_SHA256, _PAYLOAD_BYTES, _VERIT
 _IMAGE_TAGS = dict.fromkeys((_NAME, _KIND, _CODEC, _SIZE, _TABLE_BYTES, _TABLE_SHA256, _PAYLOAD_BYTES, _VERITY), False)
 
 _IMAGE_NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_VERSION_TEXT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9.+~:_-]{0,63}", re.ASCII)
 _UPDATER = re.compile(rb"(?:0|[1-9][0-9]{0,5})(?:\.(?:0|[1-9][0-9]{0,5})){0,3}", re.ASCII)
-# Controls, line and paragraph separators and what turns the direction of text: a name must not deceive who reads it on a terminal.
-_DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -112,7 +109,7 @@ def decode(data: bytes) -> Manifest:
         raise Refused(f"the manifest names {len(hardware)} hardware revisions, more than {MAX_HARDWARE_REVISIONS}")
     tlv.ascending(hardware, "the hardware revisions")
     tlv.ascending(found[_FLAG], "the flags")
-    flags = frozenset(_text(flag, 64, "a flag") for flag in found[_FLAG])
+    flags = frozenset(text.plain(flag, 64, "a flag") for flag in found[_FLAG])
     for flag in sorted(flags - FLAGS):
         raise tlv.newer(f"the manifest (flag {flag})")
     seal = sealing.decode(found[_SEALING][0]) if found[_SEALING] else None
@@ -127,13 +124,13 @@ def decode(data: bytes) -> Manifest:
         raise Refused(f"the payload takes more than {MAX_SIZE_BYTES} bytes")
     return Manifest(
         bundle_id=hashlib.sha256(data).digest(),
-        compatible=_text(tlv.one(found, _COMPATIBLE, what), 128, "the field compatible"),
-        hardware_revisions=tuple(_text(value, 64, "a hardware revision") for value in hardware),
-        version=_matching(_VERSION_TEXT, tlv.one(found, _VERSION, what), "version"),
+        compatible=text.plain(tlv.one(found, _COMPATIBLE, what), 128, "the field compatible"),
+        hardware_revisions=tuple(text.plain(value, 64, "a hardware revision") for value in hardware),
+        version=text.matching(text.VERSION, tlv.one(found, _VERSION, what), "version"),
         security_counter=tlv.unsigned(tlv.one(found, _COUNTER, what), 8, MAX_COUNTER, "the security counter"),
-        min_updater=_matching(_UPDATER, found[_MIN_UPDATER][0], "minimum updater version") if found[_MIN_UPDATER] else "",
+        min_updater=text.matching(_UPDATER, found[_MIN_UPDATER][0], "minimum updater version") if found[_MIN_UPDATER] else "",
         build_time=tlv.unsigned(tlv.one(found, _BUILD_TIME, what), 8, MAX_COUNTER, "the build time"),
-        description=_text(found[_DESCRIPTION][0], 4096, "the description", lines=True) if found[_DESCRIPTION] else "",
+        description=text.plain(found[_DESCRIPTION][0], 4096, "the description", lines=True) if found[_DESCRIPTION] else "",
         flags=flags,
         images=images,
         sealing=seal,
@@ -143,7 +140,7 @@ def decode(data: bytes) -> Manifest:
 def _decode_image(value: bytes, *, sealed: bool) -> Image:
     what = "an image"
     found = tlv.unpack(value, _IMAGE_TAGS, what)
-    name = _matching(_IMAGE_NAME, tlv.one(found, _NAME, what), "image name")
+    name = text.matching(_IMAGE_NAME, tlv.one(found, _NAME, what), "image name")
     what = f"image {name}"
     kind = tlv.unsigned(tlv.one(found, _KIND, what), 1, 255, f"{what}'s kind")
     codec = tlv.unsigned(tlv.one(found, _CODEC, what), 1, 255, f"{what}'s codec")
@@ -171,21 +168,3 @@ def _digest(value: bytes, what: str) -> bytes:
     if len(value) != SHA256_BYTES:
         raise Refused(f"{what} has {len(value)} bytes instead of {SHA256_BYTES}")
     return value
-
-
-def _matching(pattern: re.Pattern[bytes], value: bytes, what: str) -> str:
-    if not pattern.fullmatch(value):
-        raise Refused(f"{ascii(value[:80])[1:]} is no {what}")
-    return value.decode("ascii")
-
-
-def _text(value: bytes, limit: int, what: str, *, lines: bool = False) -> str:
-    if not 1 <= len(value) <= limit:
-        raise Refused(f"{what} has {len(value)} bytes instead of 1 to {limit}")
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Refused(f"{what} is not UTF-8") from None
-    if _DECEIVING.search(text.replace("\n", "") if lines else text):
-        raise Refused(f"{what} holds control characters")
-    return text
