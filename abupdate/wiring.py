@@ -20,10 +20,15 @@ from abupdate.operations.board import Board
 from abupdate.operations.outside import OutsideFloor
 from abupdate.ports import Bootloader
 
+# The word of the fleet's daemon on its peers; and the file in Settings.fleet_dir that makes the device a member of a site.
+FLEET_HEALTH = RUNTIME / "fleet-health"
+MEMBERSHIP = "membership"
+
 if TYPE_CHECKING:
     from abupdate.fleetsettings import FleetSettings
     from abupdate.formats.bundle import Envelope, Open, Signed
     from abupdate.formats.contentkey import ContentKey, Identity
+    from abupdate.health.peers import Peers
     from abupdate.health.results import CheckResult
     from abupdate.operations.keyring import Trust
     from abupdate.transfer.slots import DeviceSlots
@@ -289,6 +294,16 @@ def contents(settings: Settings, max_rate: int | None = None, open_head: Open | 
 
     images = {slot: part.images for slot, part in settings.slots.items()}
     return DeviceSlots(images, max_rate, open_head=open_head or recollection(settings))
+
+
+def peers(settings: Settings) -> Peers | None:
+    """The health check that a member of a site has; None where this device is not enrolled in one, or where nothing tells."""
+    if settings.fleet is None or not os.path.lexists(settings.fleet_dir / MEMBERSHIP):
+        return None
+    from abupdate.health.peers import GRACE_S, Peers
+
+    # It must have spoken by the window's end.
+    return Peers(FLEET_HEALTH, min(GRACE_S, settings.trial.window_s / 2))
 
 
 def hook_results(fleet: FleetSettings, kind: str, timeout_s: int, said: bytes) -> Iterator[CheckResult]:

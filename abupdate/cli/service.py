@@ -31,7 +31,7 @@ def service(options: Namespace) -> int:
         programs = find_programs(settings.health.dir)
         run = CheckRun(programs, timeout_s=health.interval_s, memory_bytes=health.memory_mib << 20, stop_at_critical=True)
         limits = Limits(trial.window_s, trial.auto_confirm, health.degraded_row_s, health.degraded_total_s)
-        return Watch(run, limits, health.interval_s, has_programs=bool(programs))
+        return Watch(run, limits, health.interval_s, has_programs=bool(programs), peers=wiring.peers(settings))
 
     hardware = Hardware(
         open_watchdog=lambda: watchdog.Watchdog(device),
