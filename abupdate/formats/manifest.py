@@ -45,7 +45,6 @@ _TAGS = {
 _NAME, _KIND, _CODEC, _SIZE, _TABLE_BYTES, _TABLE_SHA256, _PAYLOAD_BYTES, _VERITY = range(0x0001, 0x0009)
 _IMAGE_TAGS = dict.fromkeys((_NAME, _KIND, _CODEC, _SIZE, _TABLE_BYTES, _TABLE_SHA256, _PAYLOAD_BYTES, _VERITY), False)
 
-_IMAGE_NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _UPDATER = re.compile(rb"(?:0|[1-9][0-9]{0,5})(?:\.(?:0|[1-9][0-9]{0,5})){0,3}", re.ASCII)
 
 
@@ -140,7 +139,7 @@ def decode(data: bytes) -> Manifest:
 def _decode_image(value: bytes, *, sealed: bool) -> Image:
     what = "an image"
     found = tlv.unpack(value, _IMAGE_TAGS, what)
-    name = text.matching(_IMAGE_NAME, tlv.one(found, _NAME, what), "image name")
+    name = text.matching(text.NAME, tlv.one(found, _NAME, what), "image name")
     what = f"image {name}"
     kind = tlv.unsigned(tlv.one(found, _KIND, what), 1, 255, f"{what}'s kind")
     codec = tlv.unsigned(tlv.one(found, _CODEC, what), 1, 255, f"{what}'s codec")

@@ -10,6 +10,8 @@ import re
 
 from abupdate.errors import Refused
 
+# Names of images, sites, nodes and groups.
+NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 # A bundle's version, as its manifest and the orders of a fleet have it.
 VERSION = re.compile(rb"[A-Za-z0-9][A-Za-z0-9.+~:_-]{0,63}", re.ASCII)
 # Controls, line and paragraph separators and what turns the direction of text.
