@@ -6,7 +6,7 @@ Ages are seconds by this node's own monotonic clock, since it learned of the thi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from abupdate.formats.membership import Membership
 from abupdate.formats.messages import Stage
@@ -50,7 +50,7 @@ class PlanView:
     """The open plan. wave: 0 while fewer than f+1 nodes have completed, else 1. halted: why, empty: not. back: it rolls back.
 
     done, reverted, deferred, barred: members by how their part ended (deferred: last attempt; barred: evicted).
-    requests: members with a SLOT_REQ that waits for a GRANT.
+    requests: members with a SLOT_REQ that waits for a GRANT. troubles: what counts towards halt_at. nodes: all members of the plan.
     """
 
     order: Order
@@ -63,6 +63,8 @@ class PlanView:
     deferred: frozenset[int] = frozenset()
     barred: frozenset[int] = frozenset()
     requests: frozenset[int] = frozenset()
+    troubles: int = 0
+    nodes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,9 @@ class View:
     """Everything. me: this node's index. last_seq: newest admin_seq that is committed. paused: why the whole site or the plan is paused.
 
     stopped: why this node does not vote, empty: it does. answered: voters whose HELLO_ACK this start has (with itself); fewer than Q: it
-    may not vote yet. window_open: this node's maintenance window. undecided: an entry is pending since so long, None: none is.
+    may not vote yet. adrift: it waits for the site's state. doubters: who doubts this one. liars: members that voted twice in a step.
+    counters: frames heard, sent and dropped by type or reason, decisions and rounds. window_open: this node's maintenance window.
+    undecided: an entry is pending since so long, None: none is.
     """
 
     membership: Membership
@@ -103,3 +107,8 @@ class View:
     window_open: bool = True
     undecided_s: float | None = None
     alarms: tuple[str, ...] = ()
+    adrift: bool = False
+    sees_quorum: bool = False
+    doubters: frozenset[int] = frozenset()
+    liars: frozenset[int] = frozenset()
+    counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

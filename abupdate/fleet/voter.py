@@ -1,0 +1,390 @@
+"""This node's part in deciding: what it would propose, what it thinks of proposals, its votes, and the height's end. Pure.
+
+Votes are written to the log before they are sent, and are the same bytes whenever they are sent again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from abupdate.errors import Refused
+from abupdate.fleet import journal, ledger
+from abupdate.fleet import state as state_format
+from abupdate.fleet.budget import lacking
+from abupdate.fleet.consensus import Cast, Decide, Enter, Height, Offer, Validity
+from abupdate.fleet.events import RecordKind
+from abupdate.fleet.peers import ORIGIN, Position, position
+from abupdate.fleet.proposer import candidate_entries
+from abupdate.fleet.site import Next, Site
+from abupdate.formats import entries, evidence, frame
+from abupdate.formats.certificate import Certificate
+from abupdate.formats.entries import GrantEntry
+from abupdate.formats.evidence import Evidence
+from abupdate.formats.messages import Frame, Proposal, Thing, Type, Vote
+
+_INLINE = 120
+_AT_ONCE_S = 1e-9
+
+
+@dataclass(slots=True)
+class Ballot:
+    """A verified vote's frame, kept for certificates and evidence."""
+
+    value: bytes
+    signature: bytes
+    data: bytes
+
+
+@dataclass(slots=True)
+class Voter:
+    """The current height. paused, window_open: reasons of this node's own to hold a GRANT back."""
+
+    site: Site
+    paused: frozenset[bytes] = frozenset()
+    window_open: bool = True
+    stopped: str = ""
+    newest: Position = ORIGIN
+    newest_data: bytes = b""
+    rounds: int = 0
+    own: dict[tuple[Type, int], bytes] = field(default_factory=dict)
+    ballots: dict[tuple[Type, int, int], Ballot] = field(default_factory=dict)
+    proposals: dict[int, Frame] = field(default_factory=dict)
+    nexts: dict[bytes, Next] = field(default_factory=dict)
+    height: Height = field(init=False)
+    proposer: Callable[[int], int] = field(init=False)
+    _candidate: tuple[int, Next | None] = (-1, None)
+    _judged: dict[bytes, tuple[int, Validity]] = field(default_factory=dict)
+    _resend_s: float = 0.0
+    _resends: int = 0
+    equivocators: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """The next height begins."""
+        site = self.site
+        membership = site.membership
+        self.own.clear()
+        self.ballots.clear()
+        self.proposals.clear()
+        self.nexts.clear()
+        self._judged.clear()
+        self._candidate = (-1, None)
+        self._resends = 0
+        self._resend_s = 0.0
+        standing = [voter for voter in membership.voters if voter not in site.state.leases] or list(membership.voters)
+        number = site.state.height + 1
+        self.proposer = lambda round_: standing[(number + round_) % len(standing)]
+        self.height = Height(
+            site.me if site.voter else None,
+            membership.quorum,
+            membership.faults,
+            self.proposer,
+            site.options.base_s,
+        )
+
+    # -- what the log gives back
+
+    def restore_vote(self, data: bytes) -> None:
+        """A VOTE record. Raises Refused."""
+        one = frame.parse(data)
+        message = one.message
+        if isinstance(message, (Proposal, Vote)):
+            self._note(position(message.height, message.round, one.type), data)
+            if message.height == self.site.state.height + 1 and one.epoch == self.site.state.epoch:
+                self.own[one.type, message.round] = data
+
+    def restore(self, locks: list[tuple[int, int, bytes]]) -> None:
+        """Take up the current height where the log left it: own votes, and the lock."""
+        for (_, round_), data in sorted(self.own.items(), key=lambda item: item[0][1]):
+            one = frame.parse(data)
+            if isinstance(one.message, Vote):
+                self.height.restore(one.type, round_, one.message.value)
+                self.ballots[one.type, round_, self.site.me] = Ballot(one.message.value, one.signature, data)
+            elif isinstance(one.message, Proposal):
+                self.proposals[round_] = one
+                self.height.restore_proposal(round_)
+        # Whatever of it the others have missed is said again at once.
+        self._resend_s = _AT_ONCE_S
+        for height, round_, entry in locks:
+            if height == self.site.state.height + 1:
+                found = self.site.after(entries.parse(entry), entry)
+                self.nexts[found.value] = found
+                self.height.restore_lock(round_, found.value)
+
+    # -- what comes in
+
+    def hear_proposal(self, one: Frame, message: Proposal) -> bool:
+        """A verified PROPOSAL; True where it was taken in."""
+        site = self.site
+        if message.height != site.state.height + 1 or one.epoch != site.state.epoch or message.round > self.height.round + 8:
+            return False
+        if self.proposer(message.round) != one.source or message.round in self.proposals:
+            return False
+        self.proposals[message.round] = one
+        self._resolve(message.round)
+        return True
+
+    def _resolve(self, round_: int) -> None:
+        """Learn the value of a round's proposal, as far as all that it names is here."""
+        site, one = self.site, self.proposals[round_]
+        message = one.message
+        if not isinstance(message, Proposal) or round_ in self.height.proposals:
+            return
+        data = message.entry or site.archive.loose(message.entry_digest)
+        if data is None:
+            site.objects.want(Thing.ENTRY, message.entry_digest, one.source, site.now_s, pinned=True, soon=True)
+            return
+        try:
+            entry = entries.parse(data)
+        except Refused:
+            return
+        for thing, digest in _named(entry):
+            if (site.archive.order(digest) if thing is Thing.ORDER else site.archive.membership(digest)) is None:
+                site.objects.want(thing, digest, one.source, site.now_s, pinned=True)
+                return
+        try:
+            found = site.after(entry, data)
+        except (KeyError, ValueError):
+            # An entry that does not even fit to the state is not valid, whatever it is called.
+            return
+        self.nexts[found.value] = found
+        self.height.hear_proposal(round_, found.value, message.valid_round)
+
+    def hear_vote(self, one: Frame, message: Vote, data: bytes) -> bool:
+        """A verified PREVOTE or PRECOMMIT; True where it was taken in."""
+        site = self.site
+        if message.height != site.state.height + 1 or one.epoch != site.state.epoch or one.source not in site.membership.voters:
+            return False
+        key = (one.type, message.round, one.source)
+        known = self.ballots.get(key)
+        if known is not None:
+            if known.value != message.value and one.source != site.me:
+                self._catch(one.source, known.data, data)
+            return True
+        if (
+            message.round > self.height.round + 8
+            and sum(1 for kind, _, voter in self.ballots if voter == one.source and kind is one.type) > 32
+        ):
+            return False
+        self.ballots[key] = Ballot(message.value, one.signature, data)
+        self.height.hear_vote(one.type, message.round, one.source, message.value)
+        return True
+
+    def _catch(self, liar: int, first: bytes, second: bytes) -> None:
+        """Two votes of one voter for the same step: evidence, which raises an alarm and changes no voters."""
+        if liar in self.equivocators:
+            return
+        self.equivocators.add(liar)
+        site = self.site
+        site.alarm(f"node {liar} has voted twice in one step: its key is in two hands, or it lies")
+        proof = evidence.pack(Evidence(*sorted((first, second))))
+        site.announce(Type.EVIDENCE, Thing.EVIDENCE, site.archive.add_loose(proof), proof)
+
+    # -- what this node thinks
+
+    def candidate(self) -> Next | None:
+        """What this node would propose now."""
+        version = self.site.version
+        if self._candidate[0] != version:
+            self._candidate = (version, self._find_candidate())
+        found = self._candidate[1]
+        if found is not None and self._held(found):
+            return None
+        return found
+
+    def _find_candidate(self) -> Next | None:
+        site = self.site
+        for entry in candidate_entries(site):
+            data = entries.pack(entry)
+            if ledger.judge(site.state, site.membership, entry, site.archive).valid:
+                found = site.after(entry, data)
+                self.nexts[found.value] = found
+                return found
+        return None
+
+    def _held(self, found: Next) -> bool:
+        """This node would rather not have it now."""
+        entry, site = found.entry, self.site
+        if not isinstance(entry, GrantEntry):
+            return False
+        if not self.window_open or entry.plan in self.paused or bytes(32) in self.paused:
+            return True
+        down = set(site.state.leases) | {node for node, _ in entry.grants}
+        return bool(lacking(site.membership, (site.seen() | {site.me}) - down))
+
+    def validity(self, value: bytes) -> Validity:
+        """What this node thinks of a value now."""
+        found = self.nexts.get(value)
+        if found is None:
+            return Validity.MISSING
+        known = self._judged.get(value)
+        if known is None or known[0] != self.site.version:
+            known = (self.site.version, self._judge(found))
+            self._judged[value] = known
+        if known[1] is Validity.VALID and self._held(found):
+            return Validity.HELD
+        return known[1]
+
+    def _judge(self, found: Next) -> Validity:
+        site = self.site
+        judgement = ledger.judge(site.state, site.membership, found.entry, site.archive)
+        if judgement.valid:
+            return Validity.VALID
+        if not judgement.missing:
+            return Validity.INVALID
+        holder = next(
+            (one.source for round_, one in self.proposals.items() if self.height.proposals.get(round_, (b"",))[0] == found.value), None
+        )
+        for thing, digest in judgement.missing:
+            if holder is not None and holder != site.me:
+                site.objects.want(thing, digest, holder, site.now_s, pinned=True)
+        return Validity.MISSING
+
+    # -- what it does
+
+    def may_vote(self) -> bool:
+        """It is a voter, its log is whole, and enough others have confirmed that it has not voted since."""
+        site = self.site
+        if not site.voter or self.stopped:
+            return False
+        seen = site.peers.acknowledged(site.wire.boot, self.newest) & frozenset(site.membership.voters)
+        return len(seen) >= site.membership.quorum - 1
+
+    def turn(self) -> tuple[Next, Certificate] | None:
+        """Do all that there is to do at this height; returns what was decided, when it was."""
+        site = self.site
+        for round_ in list(self.proposals):
+            self._resolve(round_)
+        may_vote = self.may_vote()
+        while True:
+            candidate = self.candidate() if may_vote else None
+            action = self.height.advance(site.now_s, candidate.value if candidate else None, self.validity, may_vote=may_vote)
+            match action:
+                case None:
+                    return None
+                case Enter():
+                    self.rounds += 1
+                    self._resends, self._resend_s = 0, 0.0
+                case Offer():
+                    self._propose(action)
+                case Cast():
+                    self._cast(action)
+                case Decide():
+                    found = self.nexts.get(action.value)
+                    if found is None:
+                        # The entry is not here: the others have a certificate for who missed the proposal.
+                        self.height.undecided(action.round)
+                        return None
+                    return found, self._certificate(action, found)
+
+    def _propose(self, offer: Offer) -> None:
+        site, found = self.site, self.nexts[offer.value]
+        inline = found.data if len(found.data) <= _INLINE else b""
+        message = Proposal(site.state.height + 1, offer.round, offer.valid_round, entries.digest(found.data), inline)
+        one, data = site.make(Type.PROPOSAL, message)
+        self._record(Type.PROPOSAL, message.height, offer.round, data)
+        self.proposals[offer.round] = one
+        self.height.hear_proposal(offer.round, offer.value, offer.valid_round)
+        site.send(Type.PROPOSAL, data)
+        if not inline:
+            site.archive.add_loose(found.data)
+            site.hand_out(message.entry_digest, found.data)
+
+    def _cast(self, cast: Cast) -> None:
+        site = self.site
+        height = site.state.height + 1
+        if cast.lock:
+            site.persist(RecordKind.LOCK, journal.lock(height, cast.round, self.nexts[cast.value].data))
+        one, data = site.make(cast.kind, Vote(height, cast.round, cast.value))
+        self._record(cast.kind, height, cast.round, data)
+        self.ballots[cast.kind, cast.round, site.me] = Ballot(cast.value, one.signature, data)
+        self.height.hear_vote(cast.kind, cast.round, site.me, cast.value)
+        site.send(cast.kind, data)
+        self._resend_s = site.now_s + site.options.resend_s
+
+    def _record(self, kind: Type, height: int, round_: int, data: bytes) -> None:
+        """To the log first; nothing is sent that the log does not hold."""
+        self.site.persist(RecordKind.VOTE, data)
+        self.own[kind, round_] = data
+        self._note(position(height, round_, kind), data)
+
+    def _note(self, where: Position, data: bytes) -> None:
+        if where > self.newest:
+            self.newest, self.newest_data = where, data
+
+    def lock(self) -> bytes | None:
+        """The LOCK record of this height, None where nothing is locked."""
+        if self.height.locked is None:
+            return None
+        round_, value = self.height.locked
+        return journal.lock(self.site.state.height + 1, round_, self.nexts[value].data)
+
+    def newest_votes(self) -> list[bytes]:
+        """The records that show how far this node has voted: all of this height, or the last one before it."""
+        return list(self.own.values()) or ([self.newest_data] if self.newest_data else [])
+
+    def _certificate(self, decide: Decide, found: Next) -> Certificate:
+        signatures = sorted(
+            (voter, ballot.signature)
+            for (kind, round_, voter), ballot in self.ballots.items()
+            if kind is Type.PRECOMMIT and round_ == decide.round and ballot.value == decide.value
+        )
+        quorum = self.site.membership.quorum
+        return Certificate(found.state.height, decide.round, found.data, _state_digest(found), tuple(signatures[:quorum]))
+
+    # -- what it says again
+
+    @property
+    def wake_s(self) -> float | None:
+        """When the height wants to be looked at again."""
+        times = [time for time in (self.height.wake_s, self._resend_s if self.own else None) if time]
+        return min(times, default=None)
+
+    def repeat(self) -> None:
+        """Say again what this round's others may have missed."""
+        site = self.site
+        if not self.own or not self._resend_s or site.now_s < self._resend_s:
+            return
+        self._resends += 1
+        self._resend_s = site.now_s + min(site.options.resend_s * 1.5 ** min(self._resends, 8), 15.0)
+        rounds = {self.height.round}
+        if self.height.locked is not None:
+            rounds.add(self.height.locked[0])
+        for (kind, round_), data in sorted(self.own.items(), key=lambda item: (item[0][1], item[0][0])):
+            if round_ in rounds:
+                site.send(kind, data)
+        valid = self.height.valid
+        if valid is not None and valid[0] < self.height.round:
+            # Who has not seen the quorum of that round cannot vote for a proposal that rests on it.
+            for (kind, round_, voter), ballot in self.ballots.items():
+                if kind is Type.PREVOTE and round_ == valid[0] and ballot.value == valid[1] and voter != site.me:
+                    site.send(kind, ballot.data)
+
+    def tallies(self) -> Counter[str]:
+        """Votes of the round, for people."""
+        counts: Counter[str] = Counter()
+        for kind, round_, _ in self.ballots:
+            if round_ == self.height.round:
+                counts[kind.name.lower()] += 1
+        return counts
+
+
+def _named(entry: entries.Entry) -> list[tuple[Thing, bytes]]:
+    """Objects without which nobody can tell what an entry does."""
+    match entry:
+        case entries.OrderEntry() | entries.LostEntry() | entries.PlanEntry():
+            return [(Thing.ORDER, entry.order)]
+        case entries.GrantEntry() | entries.HaltEntry():
+            return [(Thing.ORDER, entry.plan)]
+        case entries.ReconfigEntry():
+            return [(Thing.MEMBERSHIP, entry.membership)]
+        case _:
+            return []
+
+
+def _state_digest(found: Next) -> bytes:
+    return state_format.digest(found.state)
