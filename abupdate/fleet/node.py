@@ -12,6 +12,7 @@ from abupdate.errors import AbupdateError, Refused
 from abupdate.fleet import journal
 from abupdate.fleet.archive import Archive
 from abupdate.fleet.catchup import CatchUp
+from abupdate.fleet.decided import decided_entries
 from abupdate.fleet.events import (
     Compact,
     Conditions,
@@ -37,6 +38,7 @@ from abupdate.fleet.look import Own, look
 from abupdate.fleet.objects import Done
 from abupdate.fleet.own import OwnUpdate
 from abupdate.fleet.peers import Peers, position
+from abupdate.fleet.ports import DecidedEntry
 from abupdate.fleet.replay import adopt, learn, replay
 from abupdate.fleet.site import Next, Options, Site, first_state
 from abupdate.fleet.talk import Talk
@@ -460,6 +462,11 @@ class Node:
         site = self._site
         seen = site.seen() & frozenset(site.membership.voters)
         return len(seen) + site.voter >= site.membership.quorum
+
+    def decided_entries(self, first: int, count: int) -> list[DecidedEntry]:
+        """See ports.Core."""
+        site = self._site
+        return decided_entries(site.archive.certificates.values(), site.state.epoch, site.known, first, count)
 
     def view(self) -> View:
         """What `status` and the metrics show."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from abupdate.fleet.events import RecordKind
+from abupdate.fleet.events import Effect, Event, RecordKind
+from abupdate.fleet.view import View
+from abupdate.formats.entries import Entry
+from abupdate.formats.membership import Membership
 
 Entries = Sequence[tuple[RecordKind, bytes]]
 """Records of the log: kind and data, at most 64 KiB each."""
@@ -46,3 +49,58 @@ class Log(Protocol):
 
     def close(self) -> None:
         """Let another process have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedEntry:
+    """What was decided at a height. membership: of the epoch that decided it. signers: voters whose PRECOMMIT is kept."""
+
+    height: int
+    round: int
+    membership: Membership
+    entry: Entry
+    signers: frozenset[int]
+
+
+class Core(Protocol):
+    """The node, as the daemon drives it (node.py)."""
+
+    @property
+    def wake_s(self) -> float:
+        """When it wants a Tick at the latest."""
+
+    def handle(self, event: Event, now_s: float) -> tuple[Effect, ...]:
+        """What there is to do after this event. Raises Refused for a `Submitted` that cannot be valid."""
+
+    def view(self) -> View:
+        """What people and metrics see."""
+
+    def decided_entries(self, first: int, count: int) -> Sequence[DecidedEntry]:
+        """Entries from a height on, as far as they are kept, at most `count`; first 0: the newest ones. Ascending."""
+
+
+class Medium(Protocol):
+    """One way to the peers: a network, a bus. It never blocks; what it cannot take it drops, for every frame may be lost."""
+
+    @property
+    def name(self) -> str:
+        """In metrics and logs."""
+
+    @property
+    def wake_s(self) -> float:
+        """When `receive` is to be called at the latest; infinity: when a descriptor is ready."""
+
+    def descriptors(self) -> Iterable[tuple[int, int]]:
+        """What to wait on now, with poll(2)'s events."""
+
+    def receive(self, now_s: float, limit: int) -> Iterable[tuple[bytes, str]]:
+        """Do what is due; at most so many frames that have come in, with the address of each."""
+
+    def send(self, data: bytes, *, urgent: bool) -> None:
+        """Send a frame as soon as the medium allows. urgent: before those that are not."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Numbers for the metrics, by name."""
+
+    def close(self) -> None:
+        """Release it."""
