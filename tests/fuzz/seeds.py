@@ -11,7 +11,7 @@ from typing import Any
 
 import zstandard
 
-from abupdate.formats import bundle, manifest, record, signature, ubootenv
+from abupdate.formats import bundle, fleetlog, manifest, record, signature, ubootenv
 from abupdate.formats.ubootenv import Environment, Scheme
 from abupdate.model import Attempt, Manifest, Phase, Recipient, Record, Sealing, SlotRecord, SlotState
 from tests.hostile import specimen
@@ -74,6 +74,7 @@ def seeds() -> dict[str, list[bytes]]:
         "keyring": [first, second],
         "chain": [b"", first + second, first + second + third],
         "record": _records(),
+        "fleetlog": _fleetlogs(),
         "environment": _environments(),
         "bootstate": [text.encode() for text in _VARIABLES],
         "fwenv": [text.encode() for text in _FWENV],
@@ -95,6 +96,15 @@ def _records() -> list[bytes]:
     slots = {"A": SlotRecord(SlotState.CONFIRMED, "1.0", "aa" * 32, 7), "B": SlotRecord(SlotState.TRIAL, "2.0", "bb" * 32, 8, {"new": 1})}
     attempt = Attempt("B", Phase.ARMED, "boot", "bb" * 32, "2.0", 8, "A", 3, "because", {"more": [None, "ü"]})
     return [record.encode(Record(7, slots, attempt, "uboot:/dev/x@0x0+0x4000", {"x": {}}), 9), record.encode(Record(), 1)]
+
+
+def _fleetlogs() -> list[bytes]:
+    """One that was appended to, a new one, one that was replaced after a fault, and one with a torn end."""
+    head, end = fleetlog.start(fleetlog.Head(b"k" * 32, b"n" * 16))
+    first, end = fleetlog.batch(end, [(1, b"\0\0\0\1"), (2, b"vote" * 9)])
+    second, end = fleetlog.batch(end, [(3, b""), (5, b"fact" * 20), (2, b"vote")])
+    replaced, end = fleetlog.start(fleetlog.Head(b"k" * 32, b"m" * 16, 2, fleetlog.Fault.DAMAGED))
+    return [head + first + second, head, replaced + fleetlog.batch(end, [(7, b"state" * 9), (2, b"")])[0], head + first + second[:-30]]
 
 
 def _environments() -> list[bytes]:

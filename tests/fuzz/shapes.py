@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from abupdate.formats import bundle, chunktable, keyring, tlv
+from abupdate.formats import bundle, chunktable, fleetlog, keyring, tlv
 
 Bytes = Callable[[bytes], bytes]
 Mutation = Callable[[bytes, Random, Bytes], bytes]
@@ -320,6 +320,48 @@ def mutate_environment(data: bytes, chance: Random, change: Bytes) -> bytes:
     body = change(data[1 + header :])
     flag = data[5:6] if header == 5 else b""
     return data[:1] + struct.pack("<I", zlib.crc32(body)) + flag + body
+
+
+def mutate_fleetlog(data: bytes, chance: Random, change: Bytes) -> bytes:
+    """Of the fleet's log: a field of the head or of a record, a record's data or place, or plain bytes; checksums and chain are put right,
+    mostly."""
+    if len(data) < fleetlog.HEAD_BYTES or chance.random() < 0.2:
+        return change(data)
+    head = data[: fleetlog.HEAD.size]
+    records: list[tuple[list[int], bytes]] = []
+    at = fleetlog.HEAD_BYTES
+    while at + fleetlog.RECORD.size <= len(data):
+        _, length, *fields = fleetlog.RECORD.unpack_from(data, at)
+        records.append((fields, data[at + fleetlog.RECORD.size : at + fleetlog.RECORD.size + length]))
+        at += fleetlog.RECORD.size + length + fleetlog.CRC.size
+    roll = chance.random()
+    if roll < 0.2 or not records:
+        head = change(head)[: fleetlog.HEAD.size].ljust(fleetlog.HEAD.size, b"\0")
+    elif roll < 0.4:
+        field = chance.randrange(4)
+        records[chance.randrange(len(records))][0][field] = chance.choice(NUMBERS) % (1 << (8 if field == 0 else 32))
+    elif roll < 0.6:
+        number = chance.randrange(len(records))
+        records[number] = (records[number][0], change(records[number][1]))
+    elif roll < 0.8:
+        one, other = chance.randrange(len(records)), chance.randrange(len(records))
+        records[one], records[other] = records[other], records[one]
+    else:
+        del records[chance.randrange(len(records))]
+    return _join_fleetlog(head, records, change if chance.random() < 0.2 else bytes, renumber=chance.random() < 0.6)
+
+
+def _join_fleetlog(head: bytes, records: list[tuple[list[int], bytes]], spoil: Bytes, *, renumber: bool) -> bytes:
+    """renumber: as if the records had been appended like this. spoil: changes the last of them."""
+    seed = before = zlib.crc32(head)
+    made = [head + fleetlog.CRC.pack(seed)]
+    for number, ((kind, sequence, first, link), data) in enumerate(records, 1):
+        fields = (number, min(first, number) or 1, before) if renumber else (sequence, first, link)
+        framed = fleetlog.RECORD.pack(fleetlog.MARK, len(data), kind, *fields) + data
+        before = zlib.crc32(framed, seed)
+        made.append(framed + fleetlog.CRC.pack(before))
+    made[-1] = spoil(made[-1])
+    return b"".join(made)
 
 
 def mutate_plain(data: bytes, chance: Random, change: Bytes) -> bytes:

@@ -22,9 +22,23 @@ import zstandard
 from abupdate import config
 from abupdate.bootloaders import ubootvars
 from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
-from abupdate.formats import bundle, chunktable, fwenvconfig, keyring, manifest, mountinfo, record, rotation, signature, tlv, ubootenv
+from abupdate.formats import (
+    bundle,
+    chunktable,
+    fleetlog,
+    fwenvconfig,
+    keyring,
+    manifest,
+    mountinfo,
+    record,
+    rotation,
+    signature,
+    tlv,
+    ubootenv,
+)
 from abupdate.formats.bundle import Head
 from abupdate.formats.codec import Decoder
+from abupdate.formats.fleetlog_spec import log_spec
 from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.formats.ubootenv import Scheme
 from abupdate.health.results import last_line
@@ -250,6 +264,40 @@ def run_record(data: bytes) -> bool:
     return True
 
 
+def run_fleetlog(data: bytes) -> bool:
+    """The fleet's log: what is whole of it, built again, gives the same bytes, and more can be appended there."""
+    try:
+        contents = fleetlog.read(data)
+    except fleetlog.UnknownVersion:
+        return False
+    if contents.head is None:
+        assert contents.damaged
+        return False
+    assert fleetlog.HEAD_BYTES <= contents.whole_bytes <= len(data)
+    again, end = fleetlog.start(contents.head)
+    for records in fleetlog_batches(data[: contents.whole_bytes]):
+        added, end = fleetlog.batch(end, records)
+        again += added
+    assert (again, end) == (data[: contents.whole_bytes], contents.end)
+    more, end = fleetlog.batch(end, [(1, b"one"), (2, b"")])
+    longer = fleetlog.read(again + more)
+    assert longer.records == (*contents.records, (1, b"one"), (2, b""))
+    assert longer.end == end
+    # Damage to what stands before is damage for good, also when more was appended.
+    if contents.records:
+        spoiled = again[:-1] + bytes([again[-1] ^ 1]) + more
+        assert fleetlog.read(spoiled).damaged
+    return bool(contents.records) and not contents.damaged
+
+
+def fleetlog_batches(data: bytes) -> list[list[tuple[int, bytes]]]:
+    """A whole log's records by the calls that appended them, as the declaration reads them."""
+    batches: dict[int, list[tuple[int, bytes]]] = {}
+    for one in log_spec.parse(data).records:
+        batches.setdefault(one.first, []).append((one.kind, one.data))
+    return list(batches.values())
+
+
 def run_environment(data: bytes) -> bool:
     """One copy of U-Boot's environment behind one byte that names the scheme."""
     if not data:
@@ -435,6 +483,7 @@ TARGETS: Mapping[str, Target] = {
     "keyring": Target(run_keyring, shapes.mutate_keyring, 256 * KIB, 100),
     "chain": Target(run_chain, mutate_chain, 256 * KIB, 100),
     "record": Target(run_record, shapes.mutate_record, 256 * KIB, 200),
+    "fleetlog": Target(run_fleetlog, shapes.mutate_fleetlog, 512 * KIB, 200),
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
