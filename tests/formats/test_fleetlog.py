@@ -84,6 +84,15 @@ def test_damage_to_the_last_call_alone_looks_like_a_torn_one() -> None:
     assert (contents.records, contents.damaged, contents.whole_bytes) == (((1, b"a"),), False, lengths[1])
 
 
+def test_what_is_left_of_another_write_in_the_same_place_does_not_count() -> None:
+    """Two calls that were both cut: the second wrote over the first one's beginning."""
+    first, lengths = built([[(1, b"a")], [(2, b"old"), (3, b"left over")]])
+    second, _ = built([[(1, b"a")], [(2, b"new")]])
+    assert len(second) - lengths[1] == fleetlog.RECORD.size + len(b"new") + fleetlog.CRC.size
+    contents = fleetlog.read(second + first[len(second) :])
+    assert (contents.records, contents.damaged, contents.whole_bytes) == (((1, b"a"), (2, b"new")), False, len(second))
+
+
 @pytest.mark.parametrize("missing", [1, 2, 3])
 def test_a_founding_record_is_never_torn(missing: int) -> None:
     whole, _ = built([[(1, b"a"), (2, b"b"), (3, b"c")]], Head(HEAD.owner, HEAD.nonce, 3))

@@ -49,6 +49,8 @@ _ROTATION = ("tests/formats/test_rotation.py", f"{_UNIT}/test_cli_keyring.py")
 _TRUST = (f"{_UNIT}/test_keyring_operation.py",)
 _SEALED = ("tests/formats/test_sealing.py", f"{_UNIT}/test_cli_sealed.py")
 _FLOOR = (f"{_UNIT}/test_floor.py", *_MACHINE)
+_LOG = ("tests/formats/test_fleetlog.py", f"{_UNIT}/test_fleet_store.py")
+_NODE_KEY = (f"{_UNIT}/test_fleet_identity.py",)
 
 MUTANTS: tuple[Mutant, ...] = (
     # -- what lies in state_dir is durable, locked, and survives strangers
@@ -800,6 +802,138 @@ MUTANTS: tuple[Mutant, ...] = (
         "if store.single and settings.bootloader.allow_single_env else",
         "a cut in the commit loses the whole environment",
         (*_REFUSED, *_CONFIG),
+    ),
+    # -- the fleet's log and the node's key
+    Mutant(
+        "fleet log: sent before it is flushed",
+        "abupdate/fleet/store.py",
+        "            self._files.fdatasync(descriptor)\n        except",
+        "            pass\n        except",
+        "after a cut a node votes twice",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: goes on after a flush that failed",
+        "abupdate/fleet/store.py",
+        "        self._usable = False\n        try:\n            write_all",
+        "        try:\n            write_all",
+        "the kernel has dropped the data, and the next flush says that all is well",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: half a write stays",
+        "abupdate/fleet/store.py",
+        "            self._files.ftruncate(descriptor, self._length)\n",
+        "",
+        "what is appended behind it is lost at the next start",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: damage counts as torn",
+        "abupdate/formats/fleetlog.py",
+        "or (at < len(data) and _written_later(data, at, end))",
+        "",
+        "votes that others have seen are cut off, and the node votes again",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: damage to what replaced a log counts as torn",
+        "abupdate/formats/fleetlog.py",
+        "end.sequence < head.founding or",
+        "",
+        "the same for everything that was compacted",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: torn counts as damage",
+        "abupdate/formats/fleetlog.py",
+        "found.first > end.sequence + 1",
+        "found.sequence > end.sequence + 1",
+        "a power cut costs a node its vote",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: records are not chained",
+        "abupdate/formats/fleetlog.py",
+        " or found.before != end.crc or not begins",
+        "",
+        "two writes that were both cut are taken for one",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: checksums are the same in every file",
+        "abupdate/formats/fleetlog.py",
+        "    crc = zlib.crc32(view[at : stop - CRC.size], seed)\n",
+        "    crc = zlib.crc32(view[at : stop - CRC.size])\n",
+        "records of an older file count, and those that a peer has made up",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: a lost one is begun anew",
+        "abupdate/fleet/store.py",
+        'self._go_on(Fault.LOST, (), "")',
+        'self._go_on(Fault.NONE, (), "")',
+        "a node forgets its votes and votes again",
+        (*_LOG, *_NODE_KEY),
+    ),
+    Mutant(
+        "fleet log: a fault is forgotten when the log is replaced",
+        "abupdate/fleet/store.py",
+        "NONCE_BYTES), fault=self._fault)",
+        "NONCE_BYTES))",
+        "the second start after a loss votes again",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: another node's is taken",
+        "abupdate/fleet/store.py",
+        "if contents.head.owner != self._owner:",
+        "if not contents.head.owner:",
+        "a copied state_dir speaks for two",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: two processes at once",
+        "abupdate/fleet/store.py",
+        "        files.flock(descriptor)\n",
+        "        pass\n",
+        "their records are mixed",
+        _LOG,
+    ),
+    Mutant(
+        "fleet log: a newer version's record is passed over",
+        "abupdate/fleet/store.py",
+        'raise UnknownVersion(f"holds a record of kind {number}") from None',
+        "return RecordKind.FACT",
+        "an older agent acts on half of what was agreed",
+        _LOG,
+    ),
+    Mutant(
+        "node key: made anew beside a log",
+        "abupdate/fleet/identity.py",
+        "if contents is not None and (contents.records or contents.damaged):",
+        "if contents is None and folder is None:",
+        "a node that lost its key turns up as a stranger, without a word",
+        _NODE_KEY,
+    ),
+    Mutant(
+        "node key: looked for outside the lock alone",
+        "abupdate/fleet/identity.py",
+        "found = load(folder, files) or _create(folder, files, entropy)",
+        "found = _create(folder, files, entropy)",
+        "the key that a person was shown is replaced",
+        _NODE_KEY,
+    ),
+    Mutant(
+        "node key: signatures are the library's to judge",
+        "abupdate/fleet/identity.py",
+        "        return self._verifier(public_key).verify(signature, content)",
+        "        from cryptography.exceptions import InvalidSignature\n"
+        "        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey\n\n"
+        "        try:\n            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, content)\n"
+        "        except (InvalidSignature, ValueError):\n            return False\n        return True",
+        "keys and points of small order pass for any message",
+        _NODE_KEY,
     ),
     # -- the trial
     Mutant(
