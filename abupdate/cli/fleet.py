@@ -12,8 +12,9 @@ from typing import Any
 from abupdate.cli import fleet_text
 from abupdate.cli.output import say
 from abupdate.config import load
-from abupdate.errors import ConfigError, Failed, Interrupted
-from abupdate.fleet.control import MAX_ENTRIES, MAX_REASON_BYTES, AskLog, AskStatus, Judge, Question, ask
+from abupdate.errors import ConfigError, Failed, Interrupted, Refused
+from abupdate.fleet import control
+from abupdate.fleet.control import MAX_ENTRIES, AskLog, AskStatus, Judge, Question, ask
 from abupdate.fleetsettings import FleetSettings
 from abupdate.log import plain
 
@@ -111,10 +112,10 @@ def _judge(options: Namespace, *, approved: bool) -> int:
 
 def check_reason(text: str) -> None:
     """Raise ConfigError where a frame cannot carry the reason."""
-    if len(text.encode(errors="replace")) > MAX_REASON_BYTES:
-        raise ConfigError(f"the reason has more than {MAX_REASON_BYTES} bytes", "say it in fewer words")
-    if text and not text.isprintable():
-        raise ConfigError("the reason holds a control character (a line break)", "write it on one line")
+    try:
+        control.check_reason(text)
+    except Refused as error:
+        raise ConfigError(error.message, "say it in one short line") from error
 
 
 def find_order(status_document: Mapping[str, Any] | None, text: str) -> bytes:

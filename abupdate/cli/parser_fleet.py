@@ -87,6 +87,7 @@ def _sign(sign: Parser) -> None:
 
 def _join(join: Parser) -> None:
     join.add_argument("membership", type=Path, nargs="?", metavar="SITE.abm", help="the signed membership; without it: show the key")
+    join.add_argument("--anew", action="store_true", help="leave the site: a new key and an empty log, for a device that lost its log")
 
 
 def _recover(recover: Parser) -> None:

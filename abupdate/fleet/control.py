@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from abupdate.errors import AbupdateError, Busy, ConfigError, Deferred, Failed, NothingToDo, Refused
+from abupdate.formats import text
 
 MAX_QUESTION_BYTES = 96 << 10
 MAX_ANSWER_BYTES = 4 << 20
@@ -214,28 +215,34 @@ def _number(fields: dict[str, Any], name: str, low: int, high: int) -> int:
 
 
 def _identity(fields: dict[str, Any], name: str) -> bytes:
-    text: str = _take(fields, name, str)
+    digits: str = _take(fields, name, str)
     try:
-        value = bytes.fromhex(text)
+        value = bytes.fromhex(digits)
     except ValueError:
         value = b""
-    if len(value) != _ID_BYTES or value.hex() != text:
+    if len(value) != _ID_BYTES or value.hex() != digits:
         raise ConfigError(f"the question's {name} is not {_ID_BYTES} bytes in hex")
     return value
 
 
 def _reason(fields: dict[str, Any], name: str) -> str:
-    text: str = _take(fields, name, str)
-    # A lone surrogate is no text and cannot be encoded.
-    if len(text.encode(errors="replace")) > MAX_REASON_BYTES or not (text.isprintable() or not text):
-        raise ConfigError(f"the question's {name} has more than {MAX_REASON_BYTES} bytes, or control characters")
-    return text
+    value: str = _take(fields, name, str)
+    try:
+        return check_reason(value)
+    except Refused as error:
+        raise ConfigError(error.message) from error
+
+
+def check_reason(value: str) -> str:
+    """The reason, where a frame can carry it. Raises Refused."""
+    # What is no text (half a surrogate, bytes that were no UTF-8 on the command line) is not UTF-8 again.
+    return text.plain(value.encode(errors="surrogatepass"), MAX_REASON_BYTES, "the reason", least=0)
 
 
 def _data(fields: dict[str, Any], name: str) -> bytes:
-    text: str = _take(fields, name, str)
+    encoded: str = _take(fields, name, str)
     try:
-        value = base64.b64decode(text, validate=True)
+        value = base64.b64decode(encoded, validate=True)
     except ValueError as error:
         raise ConfigError(f"the question's {name} is not base64") from error
     if not 0 < len(value) <= MAX_DATA_BYTES:
