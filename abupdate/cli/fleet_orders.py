@@ -154,7 +154,9 @@ def _place(options: Namespace, status: Mapping[str, Any] | None) -> Place:
         return orders.place_of(fleetsign.load_membership(options.membership), options.seq)
     assert status is not None
     members = {str(member["name"]): int(member["index"]) for member in status["members"]}
-    seq = int(status["last_admin_seq"]) + 1 if options.seq is None else options.seq
+    # Behind the orders that are on their way too, or one of the two would be void.
+    newest = max([status["last_admin_seq"], *(order["admin_seq"] for order in status["orders"])])
+    seq = int(newest) + 1 if options.seq is None else options.seq
     return Place(bytes.fromhex(status["genesis"]), int(status["epoch"]), seq, members)
 
 

@@ -17,7 +17,7 @@ def status(document: Mapping[str, Any]) -> str:
     lines += _members(document["members"])
     lines += [f"lost: {lease['node']} (lease {lease['lease']}, for {age(lease['age_s'])})" for lease in document["leases"]["lost"]]
     if document["plan"]:
-        lines += _plan(document["plan"], len(document["members"]))
+        lines += _plan(document["plan"])
     for order in document["orders"]:
         lines += _order(order)
     if document["paused"]:
@@ -28,7 +28,7 @@ def status(document: Mapping[str, Any]) -> str:
     if document["blocked"]:
         lines.append(f"why nothing moves: {document['blocked']}")
     elif not document["plan"] and not document["orders"]:
-        lines.append("nothing to do")
+        lines.append("nothing to do" + _last(document["closed"]))
     return "\n".join(lines)
 
 
@@ -66,8 +66,9 @@ def _remarks(member: Mapping[str, Any] | None) -> str:
     if member is None:
         return ""
     remarks = [] if member["voter"] else ["learner"]
-    if member["stopped"]:
-        remarks.append("does not vote")
+    for key, word in (("evicted", "evicted"), ("stopped", "does not vote"), ("voted_twice", "HAS VOTED TWICE")):
+        if member[key]:
+            remarks.append(word)
     if member["lease"] and member["lease"]["overdue_by"]:
         remarks.append(f"overdue by the clocks of {', '.join(member['lease']['overdue_by'])}")
     if member["doubted_by"]:
@@ -77,17 +78,24 @@ def _remarks(member: Mapping[str, Any] | None) -> str:
     return f"  {'; '.join(remarks)}" if remarks else ""
 
 
-def _plan(plan: Mapping[str, Any], count: int) -> list[str]:
+def _plan(plan: Mapping[str, Any]) -> list[str]:
     wave = "wave 0, one node after another" if plan["wave"] == 0 else f"wave {plan['wave']}, {plan['width']} at once"
     back = "rolling back, " if plan["rolling_back"] else ""
     lines = [
         f"plan {plan['order'][:SHORT]}: {plan['kind']} to version {plan['version'] or plan['bundle'][:SHORT]}, {back}{wave}: "
-        f"{len(plan['done'])} of {count} done, {len(plan['reverted'])} reverted, {len(plan['deferred'])} deferred"
+        f"{len(plan['done'])} of {len(plan['nodes'])} done, {len(plan['reverted'])} reverted, {len(plan['deferred'])} deferred"
     ]
     if plan["halted"]:
         lines.append(f"  halted: {plan['halted']} (halt_at {plan['halt_at']}, on_halt {plan['on_halt']})")
     lines += [f"  {word}: {', '.join(plan[key])}" for key, word in (("asking", "asks for a slot"), ("evicted", "evicted")) if plan[key]]
     return lines
+
+
+def _last(closed: Sequence[Mapping[str, Any]]) -> str:
+    if not closed:
+        return ""
+    last = closed[-1]
+    return f"; plan {last['order'][:SHORT]} is {last['how']}: {last['completed']} completed, {last['reverted']} reverted"
 
 
 def _order(order: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,8 @@ def look(site: Site, voter: Voter, own: Own) -> View:
         sees_quorum=own.sees_quorum,
         doubters=site.peers.doubters(site.now_s, 3 * membership.heartbeat_s),
         liars=frozenset(voter.equivocators),
+        evicted=state.evicted,
+        closed=state.closed,
         counters=counters,
     )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from abupdate.fleet import budget
 from abupdate.fleet.view import HeldLease, PendingOrder, PlanView, Seen, View
 from abupdate.formats.membership import Membership
-from abupdate.formats.order import OnHalt, OrderKind
+from abupdate.formats.order import OrderKind
 
 # Silent for so many heartbeats: not counted as up (the pre-flight's own rule).
 FRESH_PERIODS = 3
@@ -29,9 +30,14 @@ def document(view: View) -> dict[str, object]:
         "leases": {"held": held, "lost": lost},
         "plan": _plan(view, view.plan) if view.plan else None,
         "orders": [_order(membership, order) for order in view.orders],
+        "closed": [
+            {"order": one.order.hex(), "how": one.how.value, "completed": one.completed, "reverted": one.reverted, "height": one.height}
+            for one in view.closed
+        ],
         "paused": view.paused,
         "stopped": view.stopped,
         "last_admin_seq": view.last_seq,
+        "adrift": view.adrift,
         "blocked": blocked(view),
         "alarms": list(view.alarms),
     }
@@ -115,6 +121,8 @@ def _member(view: View, index: int) -> dict[str, object]:
         "reason": seen.reason,
         "bundle": seen.bundle.hex(),
         "lease": _lease(view, lease) if lease else None,
+        "evicted": index in view.evicted,
+        "voted_twice": index in view.liars,
         "doubted_by": names(membership, (other for other, its in view.members.items() if index in its.doubts)),
     }
 
@@ -140,10 +148,12 @@ def _plan(view: View, plan: PlanView) -> dict[str, object]:
         "width": order.width,
         "wave": plan.wave,
         "halt_at": plan.halt_at,
+        "troubles": plan.troubles,
         "halted": plan.halted,
         "on_halt": order.on_halt.name.lower(),
         "rolling_back": plan.back,
         "overdue_s": order.overdue_s,
+        "nodes": names(view.membership, plan.nodes),
         **{word: names(view.membership, some) for word, some in parts.items()},
     }
 
@@ -193,11 +203,10 @@ def _stopped_by_people(view: View) -> str:
     if view.paused:
         return f"paused by an admin: {view.paused}"
     plan = view.plan
-    if plan is None or not plan.halted or plan.back:
+    if plan is None or not plan.halted:
         return ""
     short = plan.order.id.hex()[:12]
-    after = "" if plan.order.on_halt is OnHalt.HOLD else "; it goes back as soon as slots are free"
-    return f"the plan is halted: {plan.halted} (`fleet resume {short} --halt-at N` or `fleet cancel {short}`){after}"
+    return f"the plan is halted: {plan.halted} (`fleet resume {short} --halt-at N` or `fleet cancel {short}`)"
 
 
 def _no_plan(view: View) -> str:
@@ -220,13 +229,12 @@ def _no_plan(view: View) -> str:
 
 
 def _no_slot(view: View) -> str:
-    """The budgets, as GRANT's validity and the pre-flight count them."""
+    """As the validity of a GRANT and the pre-flight of each node that is still to go would say it."""
     plan, membership = view.plan, view.membership
     if plan is None:
         return ""
-    ended = plan.reverted | plan.barred | (frozenset() if plan.back else plan.done)
     down = {lease.node for lease in view.leases}
-    left = (plan.done if plan.back else frozenset(membership.by_index)) - ended - down
+    left = plan.nodes - plan.done - plan.reverted - plan.deferred - plan.barred - down
     if not left:
         return ""
     if not membership.voter_budget and left <= set(membership.voters):
@@ -234,39 +242,31 @@ def _no_slot(view: View) -> str:
             f"no voter may ever go down: with {len(membership.voters)} voters, f = {membership.faults} and Q = {membership.quorum} "
             "none can be spared (a membership with `stall_ok`, fewer faults or more voters)"
         )
-    voters_down = len(down & set(membership.voters))
-    nodes = 1 if plan.wave == 0 else min(plan.order.width, len(membership.members) - membership.min_up)
-    if len(down) >= nodes or (left <= set(membership.voters) and voters_down >= membership.voter_budget):
-        return _slots_taken(view)
+    if plan.wave == 0 and any(lease.plan == plan.order.id for lease in view.leases):
+        return _slots_taken(view, "the first nodes go one after another")
+    excesses = [budget.excess(membership, down | {node}, plan.order.width) for node in sorted(left)]
+    if all(excesses):
+        return _slots_taken(view, excesses[0])
     return _no_room(view, left, down) or _nobody_asks(view, plan, left)
 
 
-def _slots_taken(view: View) -> str:
+def _slots_taken(view: View, excess: str) -> str:
     held = [f"{name(view.membership, one.node)} (lease {one.lease}, for {one.age_s:.0f} s)" for one in view.leases if not one.lost]
     if held:
         return f"waits for {_listed(held)}"
     lost = names(view.membership, (one.node for one in view.leases))
-    return f"lost and never returned: {_listed(lost)}; that uses up the budget until it returns or the next membership replaces it"
+    return f"lost and never returned: {_listed(lost)}; {excess} (until it returns or the next membership replaces it)"
 
 
 def _no_room(view: View, left: frozenset[int], down: set[int]) -> str:
     membership = view.membership
     up = {index for index in membership.by_index if is_up(view, index) and index not in down}
-    silent = _listed(names(membership, set(membership.by_index) - up - down))
-    voters_up = len(up & set(membership.voters))
-    if not membership.stall_ok and left <= set(membership.voters) and voters_up - 1 < membership.quorum:
-        return (
-            f"a node goes down only while {membership.quorum} other voters are up, and {voters_up - 1} would be "
-            f"(silent: {silent}; a membership with `stall_ok` waives it)"
-        )
-    if len(up) - 1 < membership.min_up:
-        return f"min_up = {membership.min_up} nodes must stay up, and {len(up) - 1} would (silent: {silent})"
-    for group, minimum in sorted(membership.groups.items()):
-        stay = sum(group in membership.by_index[index].groups for index in up)
-        inside = {index for index in left if group in membership.by_index[index].groups}
-        if inside and inside == left and stay - 1 < minimum:
-            return f"of group {group} {minimum} must stay up, and {stay - 1} would (silent: {silent or 'none'})"
-    return ""
+    lacks = [budget.lacking(membership, up - {node}) for node in sorted(left & up)]
+    if not lacks or not all(lacks):
+        return ""
+    silent = _listed(names(membership, set(membership.by_index) - up - down)) or "nobody"
+    waived = "" if membership.stall_ok else "; a membership with `stall_ok` waives the voters' quorum"
+    return f"nobody may go down: {lacks[0]} (silent: {silent}{waived})"
 
 
 def _nobody_asks(view: View, plan: PlanView, left: frozenset[int]) -> str:
@@ -280,7 +280,9 @@ def _own_fault(view: View) -> str:
     """What holds back this node alone; others may move on."""
     if view.stopped:
         return f"this node does not vote: {view.stopped}"
-    if view.answered < view.membership.quorum:
+    if view.adrift:
+        return "this node waits for the site's state from the others"
+    if view.me in view.membership.voters and view.answered < view.membership.quorum:
         return f"this node does not vote yet: since its start {view.answered} of {view.membership.quorum} voters have answered it"
     if not view.window_open:
         return "this node's maintenance window is closed, and it lets no update begin"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from abupdate.fleet.state import Closed
 from abupdate.formats.membership import Membership
 from abupdate.formats.messages import Stage
 from abupdate.formats.order import Order
@@ -88,6 +89,7 @@ class View:
 
     stopped: why this node does not vote, empty: it does. answered: voters whose HELLO_ACK this start has (with itself); fewer than Q: it
     may not vote yet. adrift: it waits for the site's state. doubters: who doubts this one. liars: members that voted twice in a step.
+    evicted: members that no plan names any more. closed: the last plans, newest last.
     counters: frames heard, sent and dropped by type or reason, decisions and rounds. window_open: this node's maintenance window.
     undecided: an entry is pending since so long, None: none is.
     """
@@ -111,4 +113,6 @@ class View:
     sees_quorum: bool = False
     doubters: frozenset[int] = frozenset()
     liars: frozenset[int] = frozenset()
+    evicted: frozenset[int] = frozenset()
+    closed: tuple[Closed, ...] = ()
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -24,7 +24,7 @@ def member(index: int, **fields: object) -> dict[str, object]:
     return {
         "index": index, "name": f"gw{index + 1}", "me": index == 0, "voter": True, "groups": [], "up": True, "age_s": 1.0, "address": "",
         "healthy": True, "trial": False, "stopped": False, "height": 12, "phase": "idle", "reason": "", "bundle": "00" * 8, "lease": None,
-        "doubted_by": [], **fields,
+        "doubted_by": [], "evicted": False, "voted_twice": False, **fields,
     }  # fmt: skip
 
 
@@ -42,7 +42,8 @@ STATUS: dict[str, object] = {
         "groups": {}, "approvals": 1, "heartbeat_s": 5, "worth": "no Byzantine tolerance: every node is trusted",
     },
     "members": [member(0), member(1), member(2)], "leases": {"held": [], "lost": []}, "plan": None,
-    "orders": [order(ONE), order(OTHER)], "paused": "", "stopped": "", "last_admin_seq": 3, "blocked": "", "alarms": [],
+    "orders": [order(ONE), order(OTHER)], "paused": "", "stopped": "", "last_admin_seq": 3, "closed": [],
+    "adrift": False, "blocked": "", "alarms": [],
 }  # fmt: skip
 LOG: dict[str, object] = {
     "height": 12,

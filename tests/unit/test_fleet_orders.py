@@ -52,7 +52,7 @@ def status(site: Site) -> dict[str, object]:
         "epoch": 1,
         "members": [{"name": member.name, "index": member.index} for member in membership.members],
         "plan": {"order": "77" * 32},
-        "orders": [{"order": "3f2a" + "00" * 30}],
+        "orders": [{"order": "3f2a" + "00" * 30, "admin_seq": 3}],
         "last_admin_seq": 3,
     }
 
@@ -103,6 +103,14 @@ def test_a_member_signs_and_hands_in_at_once(device: Workstation, daemon: FakeDa
     assert (order.version, order.counter, order.compatible, order.sources) == ("2.0", 2, "acme", (SOURCE[1],))
     assert (order.share, order.width, order.halt_at, order.on_halt, order.overdue_s) == (75, 2, 1, OnHalt.HOLD, 1800)
     assert len(orders.signers(order, membership.admins)) == 1
+
+
+def test_an_order_comes_behind_those_that_are_on_their_way(
+    device: Workstation, daemon: FakeDaemon, status: dict[str, object], site: Site
+) -> None:
+    daemon.answers[AskStatus] = {**status, "orders": [{"order": "3f2a" + "00" * 30, "admin_seq": 6}]}
+    device.ok("fleet", "pause", *site.key("anna"))
+    assert submitted(daemon).admin_seq == 7
 
 
 def test_what_the_daemon_refuses_is_refused(device: Workstation, daemon: FakeDaemon, site: Site, kit: Kit) -> None:

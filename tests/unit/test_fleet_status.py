@@ -9,6 +9,7 @@ import pytest
 
 from abupdate.cli import fleet_text
 from abupdate.fleet.history import document as history
+from abupdate.fleet.state import Close, Closed
 from abupdate.fleet.status import blocked, document, phase
 from abupdate.fleet.view import HeldLease, PendingOrder, PlanView, Seen, View
 from abupdate.formats.entries import (
@@ -66,7 +67,7 @@ def order(kind: OrderKind = OrderKind.UPDATE, **fields: object) -> Order:
 
 def plan(*, requests: tuple[int, ...] = (0, 1, 2, 3), **fields: object) -> PlanView:
     """A plan in its second wave, where every node asks for a slot."""
-    made = PlanView(order(), 1, 1, requests=frozenset(requests))
+    made = PlanView(order(), 1, 1, requests=frozenset(requests), nodes=frozenset(range(4)))
     return replace(made, **fields)  # type: ignore[arg-type]
 
 
@@ -78,8 +79,13 @@ def lease(node: int, **fields: object) -> HeldLease:
     return replace(HeldLease(9, node, ORDER, 42.0), **fields)  # type: ignore[arg-type]
 
 
-def halted(on_halt: OnHalt = OnHalt.HOLD, *, back: bool = False) -> PlanView:
-    return plan(halted="gw2 reverted", order=order(on_halt=on_halt), back=back, done=frozenset({0}), reverted=frozenset({1}))
+def halted() -> PlanView:
+    return plan(halted="gw2 reverted", done=frozenset({0}), reverted=frozenset({1}))
+
+
+def going_back() -> PlanView:
+    """Two nodes are to go back; the others never came forth."""
+    return plan(order=order(on_halt=OnHalt.ROLLBACK), back=True, nodes=frozenset({0, 1}))
 
 
 NOT_BLOCKED = {
@@ -89,7 +95,8 @@ NOT_BLOCKED = {
     "the last ones are done": view(plan=plan(done=frozenset({0, 1, 2, 3}))),
     "an order with all of its approvals": view(orders=(pending((0, 1, 2, 3)),)),
     "an order that is no update": view(orders=(PendingOrder(order(OrderKind.PAUSE), False, frozenset(), 0, {}),)),
-    "halted, and going back": view(plan=halted(OnHalt.ROLLBACK, back=True)),
+    "halted, and going back": view(plan=going_back()),
+    "a lease of an earlier plan in wave 0": view(membership(5, min_up=2), plan=plan(wave=0), leases=(lease(4, plan=bytes(32), lost=True),)),
     "one silent node among four that may spare it": view(membership(4, min_up=2, stall_ok=True), silent=(3,), plan=plan()),
 }
 BLOCKED: dict[str, tuple[View, str]] = {
@@ -125,7 +132,7 @@ BLOCKED: dict[str, tuple[View, str]] = {
     ),
     "a lost node uses up the budget": (
         view(plan=plan(), leases=(lease(2, lost=True),)),
-        "lost and never returned: gw3; that uses up the budget until it returns or the next membership replaces it",
+        "lost and never returned: gw3; 2 voters would be down, the site can spare 1 (until it returns or the next membership replaces it)",
     ),
     "n = 4 with f = 1": (
         view(membership(4, faults=1), plan=plan()),
@@ -133,22 +140,23 @@ BLOCKED: dict[str, tuple[View, str]] = {
         "voters)",
     ),
     "n = 3 with one dead": (
-        view(membership(3), silent=(2,), plan=plan()),
-        "a node goes down only while 2 other voters are up, and 1 would be (silent: gw3; a membership with `stall_ok` waives it)",
+        view(membership(3), silent=(2,), plan=plan(nodes=frozenset({0, 1, 2}))),
+        "nobody may go down: 1 other voters are seen, 2 are needed (silent: gw3; a membership with `stall_ok` waives the voters' quorum)",
     ),
     "min_up": (
-        view(membership(6, learners=2, min_up=5), silent=(5,), plan=plan()),
-        "min_up = 5 nodes must stay up, and 4 would (silent: gw6)",
+        view(membership(6, learners=2, min_up=5, stall_ok=True), silent=(5,), plan=plan()),
+        "nobody may go down: 4 other nodes are seen, 5 must stay up (silent: gw6)",
     ),
     "a group": (
-        view(membership(6, min_up=2, learners=2, stall_ok=True), silent=(1,), plan=plan(done=frozenset({2, 3, 4, 5}))),
-        "of group pumps 1 must stay up, and 0 would (silent: gw2)",
+        view(membership(6, min_up=2, learners=2, stall_ok=True), silent=(1,), plan=plan(nodes=frozenset({0}))),
+        "nobody may go down: 0 other nodes of group pumps are seen, 1 must stay up (silent: gw2)",
     ),
     "nobody is ready": (
         seen(view(plan=plan(requests=(), done=frozenset({0, 1}))), 2, stage=Stage.FETCHING),
         "nobody asks for a slot; not yet ready: gw3 (fetching), gw4 (idle)",
     ),
     "this node does not vote": (view(plan=plan(), stopped="its log was lost"), "this node does not vote: its log was lost"),
+    "this node does not know the site's state": (view(plan=plan(), adrift=True), "this node waits for the site's state from the others"),
     "this node was not answered": (
         view(plan=plan(), answered=1),
         "this node does not vote yet: since its start 1 of 3 voters have answered it",
@@ -251,7 +259,7 @@ def test_the_table() -> None:
         "  gw3   trial             12      trial     020202020202  9 (42 s)",
         "  gw4   silent 1 min 0 s  12      silent    030303030303  -",
         "  gw5   ok                12      idle      040404040404  -  learner",
-        "plan 3f2a00000000: update to version 2.0, wave 1, 2 at once: 1 of 5 done, 1 reverted, 0 deferred",
+        "plan 3f2a00000000: update to version 2.0, wave 1, 2 at once: 1 of 4 done, 1 reverted, 0 deferred",
         "  asks for a slot: gw1, gw2, gw3, gw4",
         "why nothing moves: 3 voters decide and 2 are heard; missing: gw2, gw4",
     ]
@@ -299,10 +307,31 @@ def test_an_order_and_its_way_to_a_plan() -> None:
 
 
 def test_pauses_halts_alarms_and_lost_nodes_have_their_lines() -> None:
-    what = view(plan=halted(OnHalt.ROLLBACK, back=True), leases=(lease(3, lost=True, lease=7),), paused="", alarms=("two votes",))
+    what = view(
+        plan=halted(),
+        leases=(lease(3, lost=True, lease=7),),
+        evicted=frozenset({3}),
+        liars=frozenset({2}),
+        paused="",
+        alarms=("two votes",),
+    )
     lines = fleet_text.status(document(what)).splitlines()
     assert "lost: gw4 (lease 7, for 42 s)" in lines
-    assert "  halted: gw2 reverted (halt_at 1, on_halt rollback)" in lines
+    assert "  halted: gw2 reverted (halt_at 1, on_halt hold)" in lines
     assert "alarm: two votes" in lines
-    assert any("rolling back, wave 1" in line for line in lines)
+    assert any(line.endswith("  HAS VOTED TWICE") and "gw3" in line for line in lines)
+    assert any(line.endswith("  evicted") and "gw4" in line for line in lines)
+    assert any("rolling back, wave 1" in line for line in fleet_text.status(document(view(plan=going_back()))).splitlines())
+
+
+def test_the_last_line_says_how_the_last_plan_ended() -> None:
     assert fleet_text.status(document(view())).splitlines()[-1] == "nothing to do"
+    closed = (Closed(bytes(32), Close.REPLACED, 0, 0, 3), Closed(ORDER, Close.DONE, 3, 1, 11))
+    assert fleet_text.status(document(view(closed=closed))).splitlines()[-1] == (
+        "nothing to do; plan 3f2a00000000 is done: 3 completed, 1 reverted"
+    )
+
+
+def test_a_learner_needs_no_answers() -> None:
+    learner = replace(view(membership(6, learners=2, min_up=4), plan=plan(), answered=0), me=5)
+    assert blocked(learner) == ""
