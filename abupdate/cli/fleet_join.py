@@ -53,9 +53,10 @@ def _show(options: Namespace, settings: Settings, key: bytes) -> int:
     """What goes into SITE.toml, as it goes there."""
     name = socket.gethostname()
     lines = [f"[nodes.{name if name and not set(name) - _BARE else _quoted(name)}]", f'key = "{key.hex()}"']
-    membership = enrolment.load(settings.fleet_dir)
+    kept = enrolment.load(settings.fleet_dir)
     document: dict[str, object] = {"name": name, "key": key.hex(), "site": None, "epoch": None, "node": None}
-    if membership is not None:
+    if kept:
+        membership = kept[-1]
         me = next((member.name for member in membership.members if member.key == key), None)
         document |= {"site": membership.site, "epoch": membership.epoch, "node": me}
         what = f"is {me} of" if me else "is not named by the membership of"
@@ -69,8 +70,7 @@ def _quoted(name: str) -> str:
 
 
 def _report(options: Namespace, settings: Settings, me: Member) -> int:
-    membership = enrolment.load(settings.fleet_dir)
-    assert membership is not None
+    membership = enrolment.load(settings.fleet_dir)[-1]
     document = {"site": membership.site, "epoch": membership.epoch, "node": me.name, "index": me.index, "voter": me.voter}
     if settings.fleet is None:
         log.warning("the configuration has no section [fleet]: the daemon needs it to reach the others")

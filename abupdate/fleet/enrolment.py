@@ -1,7 +1,8 @@
-"""Which site this device belongs to: the membership that it was enrolled by (`state_dir/fleet/membership`), and a new beginning.
+"""Which site this device belongs to: the memberships that it was enrolled by (`state_dir/fleet/membership`), and a new beginning.
 
-Later epochs come through the site's log; the file is where a node starts from. A node that starts anew in its old site keeps its key
-only where the site itself begins anew (`recover`), for its votes are bound to the site's genesis.
+Later epochs come through the site's log; the file is where a node starts from. One of a later epoch stands behind the earlier ones, at most
+8 files one after the other, for the log that the node has may begin in one of those. A node that starts anew in its old site keeps its
+key only where the site itself begins anew (`recover`), for its votes are bound to the site's genesis.
 """
 
 from __future__ import annotations
@@ -17,39 +18,54 @@ from abupdate.fleet.store import LOG, Entropy, create, hold
 from abupdate.formats import membership as memberships
 from abupdate.formats import signature
 from abupdate.formats.membership import Member, Membership
+from abupdate.formats.payloads import MAX_OBJECT_BYTES
 from abupdate.formats.signature import Domain
 from abupdate.model import Role
 
 MEMBERSHIP = "membership"
 RECOVERING = "recovering"
-MAX_FILE_BYTES = 64 * 1024
+MAX_FILE_BYTES = MAX_OBJECT_BYTES
+KEPT = 8
 _MEDIUM = "the medium under state_dir is failing"
 _HINT = "state_dir must be writable; is it full or read-only?"
 
 
-def load(folder: Path, files: Files = LINUX) -> Membership | None:
-    """The membership that this device was enrolled by, None where it is not.
+def load(folder: Path, files: Files = LINUX) -> tuple[Membership, ...]:
+    """The memberships that this device was enrolled by, the newest epoch last; none where it is not.
 
-    Raises ConfigError where it is damaged or a new beginning was cut short (the log is not what belongs to it then), Failed.
+    Raises ConfigError where they are damaged or a new beginning was cut short (the log is not what belongs to it then), Failed.
     """
     if _is_marked(folder, files):
         raise ConfigError("`abupdate fleet recover` was cut short on this device", "call it again with the same file")
-    return _load(folder, files)
+    return tuple(memberships.parse(data) for data in _load(folder, files))
 
 
-def _load(folder: Path, files: Files) -> Membership | None:
+def _load(folder: Path, files: Files) -> tuple[bytes, ...]:
+    """The files, each verified."""
+    path = folder / MEMBERSHIP
     try:
-        data = read_file(folder / MEMBERSHIP, MAX_FILE_BYTES + 1, files)
+        data = read_file(path, KEPT * MAX_FILE_BYTES + 1, files)
     except FileNotFoundError:
-        return None
+        return ()
     except OSError as error:
-        raise Failed(f"{folder / MEMBERSHIP}: {error.strerror}", _MEDIUM) from error
+        raise Failed(f"{path}: {error.strerror}", _MEDIUM) from error
     try:
-        found = memberships.parse(data)
-        memberships.check_signed(found)
+        found = _split(data)
+        for one in map(memberships.parse, found):
+            memberships.check_signed(one)
     except Refused as error:
-        raise ConfigError(f"{folder / MEMBERSHIP}: {error.message}", "`abupdate fleet join SITE.abm` puts it back") from error
+        raise ConfigError(f"{path}: {error.message}", "`abupdate fleet join SITE.abm` puts it back") from error
     return found
+
+
+def _split(data: bytes) -> tuple[bytes, ...]:
+    """The files that stand one after the other. Raises Refused where a header is cut off, or the last one is."""
+    found: list[bytes] = []
+    while data:
+        length = memberships.FORM.length(data)
+        found.append(data[:length])
+        data = data[length:]
+    return tuple(found)
 
 
 def member(membership: Membership, key: bytes) -> Member:
@@ -88,19 +104,22 @@ def take(folder: Path, data: bytes, key: bytes, role: Role, files: Files = LINUX
     """
     found = check(data, role)
     me = member(found, key)
-    before = _before(folder, files)
-    if before is not None:
-        _check_follows(before, found)
-    _keep(folder, data, files)
+    kept = _before(folder, files)
+    if kept:
+        _check_follows(memberships.parse(kept[-1]), found)
+    try:
+        replace(folder / MEMBERSHIP, b"".join([*kept[1 - KEPT :], data]), files=files)
+    except OSError as error:
+        raise Failed(f"{folder}: {error.strerror}", _HINT) from error
     return me
 
 
-def _before(folder: Path, files: Files) -> Membership | None:
+def _before(folder: Path, files: Files) -> tuple[bytes, ...]:
     try:
         return _load(folder, files)
     except ConfigError:
         # Damaged: what is whole, newer or not, is better; the log knows which epoch it is in.
-        return None
+        return ()
 
 
 def _check_follows(before: Membership, found: Membership) -> None:
@@ -129,7 +148,8 @@ def recover(folder: Path, data: bytes, role: Role, files: Files = LINUX, entropy
     if key is None:
         raise ConfigError("this device has no node key", "`abupdate fleet join` makes one; then it is enrolled as any new device")
     me = member(found, key.public_key)
-    before = _before(folder, files)
+    kept = _before(folder, files)
+    before = memberships.parse(kept[-1]) if kept else None
     if before is not None and before.genesis not in (found.genesis, found.recovery.genesis):
         raise Refused(f"this device belongs to another site, {before.site}", "this is the new beginning of another one")
     try:
@@ -162,13 +182,6 @@ def leave(folder: Path, files: Files = LINUX) -> None:
         with suppress(FileNotFoundError):
             files.rename(folder / MEMBERSHIP, folder / f"{MEMBERSHIP}.old")
             sync_folder(folder, files)
-    except OSError as error:
-        raise Failed(f"{folder}: {error.strerror}", _HINT) from error
-
-
-def _keep(folder: Path, data: bytes, files: Files) -> None:
-    try:
-        replace(folder / MEMBERSHIP, data, files=files)
     except OSError as error:
         raise Failed(f"{folder}: {error.strerror}", _HINT) from error
 

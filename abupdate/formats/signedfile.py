@@ -49,6 +49,13 @@ class Form:
             raise ValueError(f"{self.what} of {len(data)} bytes is longer than {MAX_OBJECT_BYTES}")
         return data
 
+    def length(self, data: bytes) -> int:
+        """How many bytes of `data` the file takes that it starts with, by its header alone. Raises Refused."""
+        if data[: len(self.magic)] != self.magic or len(data) < HEADER.size:
+            raise Refused(f"this is not {self.what}", self.hint)
+        _magic, _version, _flags, body_bytes, block_bytes, _digest = HEADER.unpack_from(data)
+        return HEADER.size + int(body_bytes) + int(block_bytes)
+
     def take_apart(self, data: bytes) -> tuple[bytes, tuple[Signature, ...]]:
         """Body and signatures of a whole file; the body is not decoded, and nothing is verified. Raises Refused."""
         if data[: len(self.magic)] != self.magic:

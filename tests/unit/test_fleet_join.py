@@ -87,8 +87,7 @@ def test_enrolment_takes_two_commands(device: Workstation, admin: Admin) -> None
     assert node == {"key": key.public_key.hex()}
     document = device.ok("--json", "fleet", "join", enrol(device, admin)).document
     assert document == {"site": "site", "epoch": 1, "node": "gw1", "index": 0, "voter": True}
-    found = enrolment.load(device.state / "fleet")
-    assert found is not None
+    (found,) = enrolment.load(device.state / "fleet")
     assert enrolment.member(found, key.public_key).name == "gw1"
     again = device.ok("fleet", "join").out
     assert "# this device is gw1 of site site, epoch 1" in again
@@ -127,6 +126,17 @@ def test_a_device_that_missed_an_epoch_takes_the_newest(device: Workstation, adm
     third = admin.init("third.abm", "--previous", admin.init("second.abm", "--previous", first))
     device.ok("fleet", "join", first)
     assert device.ok("--json", "fleet", "join", third).document["epoch"] == 3
+    # The log that the device has begins in epoch 1.
+    assert [one.epoch for one in enrolment.load(device.state / "fleet")] == [1, 3]
+
+
+def test_no_more_epochs_are_kept_than_a_log_may_need(device: Workstation, admin: Admin) -> None:
+    file = enrol(device, admin)
+    device.ok("fleet", "join", file)
+    for epoch in range(2, 12):
+        file = admin.init(f"{epoch}.abm", "--previous", file)
+        device.ok("fleet", "join", file)
+    assert [one.epoch for one in enrolment.load(device.state / "fleet")] == list(range(4, 12))
 
 
 def test_two_memberships_of_one_epoch(device: Workstation, admin: Admin) -> None:
@@ -319,8 +329,7 @@ def test_a_new_beginning_that_is_cut_anywhere_is_finished_by_the_same_command(de
         # Cut behind the last name that changes, it is done already.
         is_done = not (folder / enrolment.RECOVERING).exists() and (folder / "log.old").exists()
         assert device.run("fleet", "recover", file).code == (4 if is_done else 0)
-        found = enrolment.load(folder)
-        assert found is not None
+        (found,) = enrolment.load(folder)
         assert found.digest == memberships.parse(file.read_bytes()).digest
         contents = store.peek(folder)
         assert contents is not None
@@ -331,10 +340,9 @@ def test_a_new_beginning_that_is_cut_anywhere_is_finished_by_the_same_command(de
 
 def assert_not_startable(folder: Path, keep: Path) -> None:
     try:
-        found = enrolment.load(folder)
+        (found,) = enrolment.load(folder)
     except AbupdateError:
         return
-    assert found is not None
     log_is_old = (folder / "log").exists() and (folder / "log").read_bytes() == (keep / "log").read_bytes()
     done = not (folder / enrolment.RECOVERING).exists() and found.recovery is not None
     assert log_is_old == (found.recovery is None)
