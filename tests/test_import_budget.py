@@ -90,6 +90,15 @@ def test_keyring_show(workstation: Workstation) -> None:
     assert not of(names, *NEVER, "construct", "zstandard", "abupdate.transfer")
 
 
+def test_asking_the_fleets_daemon(workstation: Workstation) -> None:
+    """Only the socket's language is loaded of the fleet; nobody answers here."""
+    with workstation.config.open("a") as config:
+        config.write('[fleet]\nudp_interface = "lo"\ncontrol = "no-daemon.sock"\n')
+    names = loaded(workstation, "fleet", "status", code=1)
+    assert of(names, "abupdate.fleet") == {"abupdate.fleet", "abupdate.fleet.control"}
+    assert not of(names, "asyncio", "abupdate.host", *DECODING, "abupdate.transfer", "abupdate.wiring")
+
+
 def test_the_service(workstation: Workstation) -> None:
     names = loaded(workstation, "service", before=SERVE)
     assert "abupdate.operations.service" in names
