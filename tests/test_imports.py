@@ -29,6 +29,7 @@ MAY: dict[str, set[str]] = {
     "fleet": {"durable", "formats", "model", "ports", "log"},
     "host": {"formats", "model", "log"},
     "admin": {"formats", "model", "fleet", "log"},
+    "fleetwiring": {"wiring", "config", "fleetsettings", "devices", "durable", "fleet", "formats", "log", "operations"},
     "wiring": {
         "config",
         "fleetsettings",

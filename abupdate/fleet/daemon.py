@@ -184,7 +184,7 @@ class Daemon:
                     self._counts["alarms"] += 1
                     log.error("%s", text)
                 case _:
-                    log.info("%s", effect)
+                    log.info("the core wants: %s", type(effect).__name__)
                     self._carrier.carry(effect, self._world.clock())
         self._flush(records)
 

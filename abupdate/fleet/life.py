@@ -87,9 +87,10 @@ class Outlook:
     """What the answer depends on.
 
     order: of the node's lease, or of the open plan, or the pending one; None where it is not here. given: the lease has its word.
-    began: it was about to go down under this lease before. busy: the shell is carrying something out. paused: an order on sight says so.
-    lacking: why the others cannot spare it (pre-flight). patient: the pre-flight may still change its mind. unfit: why the order
-    cannot be prepared here. agreed: approved already. consent: approve by itself or by a person's word. refused: a person said no.
+    began: it was about to go down under this lease before. stayed: why it did not go down after all when it tried. busy: the shell is
+    carrying something out. paused: an order on sight says so. lacking: why the others cannot spare it (pre-flight). patient: the
+    pre-flight may still change its mind. unfit: why the order cannot be prepared here. agreed: approved already. consent: approve by
+    itself or by a person's word. refused: a person said no.
     """
 
     me: int
@@ -98,6 +99,7 @@ class Outlook:
     order: Order | None
     given: bool = False
     began: bool = False
+    stayed: str = ""
     busy: bool = False
     paused: bool = False
     window_open: bool = True
@@ -133,6 +135,8 @@ def _under(look: Outlook, lease: Lease) -> Move:
         return End(Type.COMPLETE, lease.height)
     if look.began and device.phase is None:
         return End(Type.ROLLED_BACK, lease.height, "the device's record of the update is lost")
+    if look.stayed:
+        return End(Type.DEFER, lease.height, look.stayed)
     if (stopped := _stopped(look, lease)) or not look.window_open:
         return End(Type.DEFER, lease.height, stopped or "outside the maintenance window")
     if bundle not in (device.written, device.other):

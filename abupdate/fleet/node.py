@@ -139,7 +139,7 @@ class Node:
             case Prepared():
                 self._own.prepared(event)
             case LeaveEnded():
-                self._own.left()
+                self._own.left(event)
             case Conditions():
                 self._own.conditions = event
                 self._voter.window_open = event.window_open

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from abupdate.fleet import journal, life
 from abupdate.fleet.budget import lacking
-from abupdate.fleet.events import Conditions, Device, Disarm, Leave, Opinion, Prepare, Prepared, Reboot, RecordKind, RollBackNow
+from abupdate.fleet.events import Conditions, Device, Disarm, Leave, LeaveEnded, Opinion, Prepare, Prepared, Reboot, RecordKind, RollBackNow
 from abupdate.fleet.replay import Past
 from abupdate.fleet.site import Site
 from abupdate.fleet.state import Lease
@@ -36,6 +36,7 @@ class OwnUpdate:
     why: str = ""
     since: dict[int, float] = field(default_factory=dict)
     _unfit: dict[bytes, str] = field(default_factory=dict)
+    _stayed: dict[int, str] = field(default_factory=dict)
     _acted: dict[bytes, float] = field(default_factory=dict)
 
     def observe(self, device: Device) -> None:
@@ -55,9 +56,10 @@ class OwnUpdate:
             self._unfit[event.order] = event.fault
             self._reject(event.order, event.fault)
 
-    def left(self) -> None:
+    def left(self, event: LeaveEnded) -> None:
         """A Leave has ended and the device did not go down."""
         self.busy, self.device = "", None
+        self._stayed[event.lease] = event.reason or "the device stayed up"
 
     def opine(self, event: Opinion) -> None:
         """A person has spoken on this node."""
@@ -78,6 +80,7 @@ class OwnUpdate:
     def released(self, release: Release) -> None:
         """This node's lease has ended."""
         self.past.began.discard(release.lease)
+        self._stayed.pop(release.lease, None)
         self.past.words.pop(release.lease, None)
 
     def live(self) -> None:
@@ -106,6 +109,7 @@ class OwnUpdate:
             order=site.archive.order(subject) if subject != NOTHING else None,
             given=lease is not None and lease.height in self.past.words,
             began=lease is not None and lease.height in self.past.began,
+            stayed=self._stayed.get(lease.height, "") if lease is not None else "",
             busy=bool(self.busy),
             paused=subject in self.paused or NOTHING in self.paused,
             window_open=self.conditions.window_open,

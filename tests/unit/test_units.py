@@ -11,7 +11,7 @@ import pytest
 
 from tests.workstation import ROOT, Workstation, environ
 
-UNITS = tuple(ROOT / "images/debian" / name for name in ("abupdate-trial.service", "abupdate.service"))
+UNITS = tuple(ROOT / "images/debian" / name for name in ("abupdate-trial.service", "abupdate.service", "abupdate-fleet.service"))
 WORST = 7.5
 # What would keep a device from confirming: no watchdog, no boot store, no start in early boot, no ffi, no eMMC boot partition.
 NEVER = (
@@ -41,8 +41,8 @@ def sandbox(unit: Path) -> list[tuple[str, str]]:
     return found[found.index(("NoNewPrivileges", "yes")) :]
 
 
-def test_both_units_have_the_same_sandbox() -> None:
-    assert sandbox(UNITS[0]) == sandbox(UNITS[1])
+def test_all_units_have_the_same_sandbox() -> None:
+    assert sandbox(UNITS[0]) == sandbox(UNITS[1]) == sandbox(UNITS[2])
     assert len(sandbox(UNITS[0])) > 15
 
 

@@ -1,0 +1,149 @@
+"""Settings to the fleet's daemon: as wiring.py, for what only a member of a site has."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from abupdate import wiring
+from abupdate.config import Settings
+from abupdate.devices.notify import Notifier
+from abupdate.durable import make_folder
+from abupdate.errors import ConfigError, Failed
+from abupdate.fleet import enrolment, identity
+from abupdate.fleet.carrier import Carrier, Commands
+from abupdate.fleet.controlserver import ControlServer
+from abupdate.fleet.daemon import Daemon, World
+from abupdate.fleet.events import Device, Start
+from abupdate.fleet.node import Node
+from abupdate.fleet.ports import Medium
+from abupdate.fleet.site import Options
+from abupdate.fleet.store import Store
+from abupdate.fleetsettings import FleetSettings
+from abupdate.formats import membership as memberships
+from abupdate.formats import peerhealth
+from abupdate.formats.peerhealth import PeerHealth
+from abupdate.log import log
+from abupdate.operations.standing import standing
+
+ACTING = "acting"
+_ACTING_AGAIN_S = 1.0
+# Patience with a round of the agreement: a bus carries a frame in 10 ms, not in one.
+_LAN_S, _SERIAL_S = 1.0, 4.0
+_HOOK_PROGRAMS = 8
+
+
+def abupdate(settings: Settings) -> tuple[str, ...]:
+    """How this very program is called again."""
+    return (sys.executable, "-m", "abupdate", "-c", str(settings.path), "--json")
+
+
+def daemon(settings: Settings, fleet: FleetSettings, program: tuple[str, ...]) -> tuple[Daemon, Start]:
+    """The daemon and its first event. program: `abupdate` with the words before the verb. Raises ConfigError, Refused, Busy, Failed."""
+    wiring.state_store(settings)
+    folder = settings.fleet_dir
+    known = enrolment.load(folder)
+    if not known:
+        raise ConfigError("this device is not enrolled in a site", "`abupdate fleet join SITE.abm` enrols it")
+    key = identity.load_or_create(folder)
+    me = enrolment.member(known[-1], key.public_key)
+    control = ControlServer(fleet.control)
+    store = Store(folder, key.public_key)
+    loaded = store.load()
+    if loaded.torn_bytes:
+        log.info("a power cut left %d bytes at the end of the log", loaded.torn_bytes)
+    files = tuple(memberships.build(one.body, one.signatures) for one in known)
+    node = Node(me.index, files, loaded.records, key, _options(fleet))
+    carrier = Carrier(
+        commands(settings, fleet, program),
+        device(settings),
+        kept=acting(folder),
+        drain_s=_HOOK_PROGRAMS * fleet.drain_timeout_s,
+        hook_s=_HOOK_PROGRAMS * fleet.hook_timeout_s,
+    )
+    world = World(time.monotonic, _boottime_s, lambda: _window_open(fleet), tell_health)
+    made = Daemon(node, store, media(fleet), carrier, control, Notifier(), world)
+    return made, Start(int.from_bytes(os.urandom(4)), loaded.fault)
+
+
+def _options(fleet: FleetSettings) -> Options:
+    return Options(base_s=_SERIAL_S if fleet.serial_device else _LAN_S, approve=fleet.approve == "auto")
+
+
+def _boottime_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _window_open(fleet: FleetSettings) -> bool:
+    now = time.localtime()
+    return fleet.window_open(60 * now.tm_hour + now.tm_min)
+
+
+def device(settings: Settings) -> Callable[[], Device]:
+    """Looks at the device. Raises what looking raises."""
+    board = wiring.board(settings, tolerant=True, devices=False, petting=True)
+
+    def look() -> Device:
+        now = standing(board)
+        return Device(now.booted, now.other, now.written, now.trial, now.armed, now.lease, now.phase, now.reason, now.target)
+
+    return look
+
+
+def commands(settings: Settings, fleet: FleetSettings, program: tuple[str, ...]) -> Commands:
+    """What the daemon has done by processes of their own."""
+    quiet = ("--progress", "none")
+    return Commands(
+        fetch=lambda source, bundle: (*program, "flash", "--no-activate", *quiet, "--bundle", bundle.hex(), "--", source),
+        act=lambda verb, *words: (*program, "fleet", "act", verb, *words),
+        hooks=lambda kind: (*program, "fleet", "act", "hooks", kind),
+        has_hooks=lambda kind: _any_file(fleet.hooks / kind),
+    )
+
+
+def _any_file(folder: Path) -> bool:
+    try:
+        return any(True for _ in folder.iterdir())
+    except OSError:
+        return False
+
+
+def media(fleet: FleetSettings) -> tuple[Medium, ...]:
+    """What the configuration names, both at once where it names both."""
+    raise ConfigError(f"peers on {fleet.udp_interface or fleet.serial_device} cannot be reached by this version")
+
+
+def acting(folder: Path) -> int:
+    """A descriptor whose lock lasts as long as anybody has it: who goes down for a daemon that has ended must be gone before the next
+    one speaks for this device. Waits for that. Raises Failed.
+    """
+    try:
+        make_folder(folder)
+        descriptor = os.open(folder / ACTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise Failed(f"{folder / ACTING}: {error.strerror}", "state_dir must be writable; is it full or read-only?") from error
+    said = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if not said:
+                log.warning("what the daemon before this one has begun is still at work: waiting for its end")
+                said = True
+            time.sleep(_ACTING_AGAIN_S)
+
+
+def tell_health(health: PeerHealth) -> None:
+    """Put the word where the trial's health check looks for it. One that cannot be written is one that is missing there."""
+    path = wiring.FLEET_HEALTH
+    fresh = path.with_name(path.name + ".new")
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh.write_bytes(peerhealth.encode(health))
+        fresh.replace(path)

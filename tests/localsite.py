@@ -1,0 +1,158 @@
+"""A site on one machine: workstation set-ups, each with a real daemon, over UDP on the loopback. The test carries the reboots out."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.workstation import ROOT, Kit, Workstation, environ
+
+AGENT = ROOT / "tests" / "agent.py"
+
+
+class Member:
+    """One device of the site and its daemon."""
+
+    def __init__(self, name: str, folder: Path, kit: Kit) -> None:
+        folder.mkdir()
+        self.name = name
+        self.device = Workstation(folder, kit)
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.reboots = 0
+        self._log = folder / "daemon.log"
+        self._ordered = folder / "reboot-ordered"
+        self._slot = "A"
+
+    @property
+    def log(self) -> str:
+        """What the daemon has said so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Of its processes."""
+        return {**environ(), "ABU_TEST_FOLDER": str(self.device.folder)}
+
+    def start(self) -> None:
+        """Start the daemon."""
+        assert self.daemon is None
+        with self._log.open("a") as file:
+            command = [sys.executable, str(AGENT), "-v", "-c", str(self.device.config), "fleet", "daemon"]
+            self.daemon = subprocess.Popen(command, env=self.environ, stdout=file, stderr=file, cwd=self.device.folder)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End the daemon; its exit code."""
+        assert self.daemon is not None
+        daemon, self.daemon = self.daemon, None
+        daemon.send_signal(number)
+        return daemon.wait(20)
+
+    def status(self) -> dict[str, Any]:
+        """`fleet status --json`, empty while the daemon does not answer."""
+        done = self.device.run("--json", "fleet", "status")
+        return done.document if done.code == 0 else {}
+
+    def wants_reboot(self) -> bool:
+        """An order to reboot waits."""
+        return self._ordered.exists()
+
+    def reboot(self, *, works: bool = True) -> None:
+        """Carry the reboot out: what the boot store puts first runs. works: else the trial slot does not start and falls back."""
+        self._ordered.unlink(missing_ok=True)
+        self.reboots += 1
+        if self.daemon is not None:
+            self.stop()
+        first = self.device.printed()["BOOT_ORDER"].split()[0]
+        if works:
+            self._slot = first
+        else:
+            self.device.setenv(f"BOOT_{first}_LEFT", "0")
+        self.device.reboot(self._slot)
+        self.start()
+
+    def confirm(self) -> None:
+        """As the trial's service does at the end of a healthy window."""
+        self.device.ok("confirm")
+
+
+class LocalSite:
+    """Members, enrolled and running, and an admin's key."""
+
+    def __init__(self, folder: Path, kit: Kit, count: int, *, fleet: str = "", site: str = "") -> None:
+        """fleet: more lines of each configuration's [fleet]. site: more lines of SITE.toml."""
+        self.folder = folder
+        self.kit = kit
+        self.members = [Member(f"gw{number}", folder / f"gw{number}", kit) for number in range(1, count + 1)]
+        kit.make("keys", "generate", folder / "anna")
+        ports = _free_ports(count)
+        peers = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
+        for member, port in zip(self.members, ports, strict=True):
+            with member.device.config.open("a") as file:
+                file.write(f'[fleet]\nudp_interface = "lo"\nudp_group = ""\nudp_port = {port}\nudp_peers = [{peers}]\n')
+                file.write(f'control = "fleet.sock"\nhooks = "hooks"\n{fleet}\n')
+        lines = ['site = "bench"', f'roots = ["{kit.folder}/root.pub"]', 'admins = ["anna.pub"]', "heartbeat_s = 1", site]
+        for member in self.members:
+            key = member.device.ok("--json", "fleet", "join").document["key"]
+            lines.append(f'[nodes.{member.name}]\nkey = "{key}"')
+        (folder / "site.toml").write_text("\n".join(lines))
+        kit.make("fleet", "init", folder / "site.toml", "-o", folder / "site.abm", "--key", kit.folder / "root.pem")
+        for member in self.members:
+            member.device.ok("fleet", "join", folder / "site.abm")
+
+    def start(self) -> None:
+        """Start all daemons."""
+        for member in self.members:
+            member.start()
+
+    def stop(self) -> None:
+        """End whatever runs."""
+        for member in self.members:
+            if member.daemon is not None:
+                member.daemon.kill()
+                member.daemon.wait()
+
+    def propose(self, bundle: str, *words: str) -> str:
+        """An admin orders an update at the first member; the order's id."""
+        key = ("--key", self.folder / "anna.pem")
+        source = ("--source", self.kit[bundle])
+        done = self.members[0].device.ok("--json", "fleet", "propose", self.kit[bundle], *source, *words, *key)
+        return str(done.document["order"])
+
+    def until(self, reached: Callable[[], bool], what: str, timeout_s: float = 60.0, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until something holds; fails with everybody's last words."""
+        end_s = time.monotonic() + timeout_s
+        while not reached():
+            meanwhile()
+            assert time.monotonic() < end_s, f"not {what} in {timeout_s:g} s\n" + "\n".join(
+                f"--- {member.name}\n{member.log[-3000:]}" for member in self.members
+            )
+            time.sleep(0.1)
+
+
+@contextmanager
+def local_site(folder: Path, kit: Kit, count: int, **more: str) -> Iterator[LocalSite]:
+    """A site whose daemons end with the block."""
+    site = LocalSite(folder, kit, count, **more)
+    try:
+        site.start()
+        yield site
+    finally:
+        site.stop()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
