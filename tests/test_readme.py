@@ -13,6 +13,7 @@ import pytest
 from abupdate.cli.parser import build
 from abupdate.config import compose
 from abupdate.errors import ConfigError
+from abupdate.fleetsettings import FleetSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -75,3 +76,15 @@ def test_the_configuration_that_is_shown() -> None:
     said = tomllib.loads(text)
     for name in ("trial", "watchdog", "health"):
         assert said[name].keys() == {field.name for field in fields(getattr(bare, name))}, f"a key of [{name}] is not shown"
+
+
+def test_the_section_of_a_sites_member_that_is_shown() -> None:
+    """Every key, with its default, but for the one that has none."""
+    (text,) = [block for block in blocks(README.read_text()) if block.startswith("[fleet]")]
+    said = tomllib.loads(text)["fleet"]
+    assert said.keys() == {field.name for field in fields(FleetSettings)}
+    assert said.pop("udp_interface") == "eth0"
+    defaults = FleetSettings()
+    for name, value in said.items():
+        default = getattr(defaults, name)
+        assert value == (list(default) if isinstance(default, tuple) else default if isinstance(value, int) else str(default)), name

@@ -16,7 +16,7 @@ from abupdate.fleet.control import AskStatus, Submit
 from abupdate.formats import membership as memberships
 from abupdate.formats import order as order_format
 from abupdate.formats import signature
-from abupdate.formats.bundle import parse_stored_head
+from abupdate.formats.bundle import parse_stored_head, read_head
 from abupdate.formats.messages import NOTHING
 from abupdate.formats.order import OnHalt, Order, OrderKind
 from abupdate.host import fleetsign, orders
@@ -30,16 +30,18 @@ _MAX_S = 30 * 86400
 
 def propose(options: Namespace) -> int:
     """`abupdate fleet propose FILE`: a bundle to install, or a signed order or membership to hand in."""
-    if _starts_like(options.file, memberships.MAGIC, order_format.MAGIC):
+    remote = "://" in options.file and not Path(options.file).exists()
+    if not remote and _starts_like(Path(options.file), memberships.MAGIC, order_format.MAGIC):
         return _hand_in(options)
-    target = orders.target_of(options.file)
+    target = _target_at(options.file) if remote else orders.target_of(Path(options.file))
     back = _target(options, options.rollback_to) if options.rollback_to is not None else None
     on_halt = OnHalt[options.on_halt.upper()]
     if back is not None and on_halt is OnHalt.HOLD:
         raise ConfigError("--rollback-to goes with --on-halt rollback")
-    if not options.sources:
+    sources = tuple(options.sources) or ((options.file,) if remote else ())
+    if not sources:
         raise ConfigError("no --source is given", "name a URL or path where the devices find the bundle")
-    rollout, sources = _rollout(options), tuple(options.sources)
+    rollout = _rollout(options)
     return _give(options, lambda place: orders.update(place, target, sources, options.share, rollout, on_halt, back))
 
 
@@ -120,7 +122,7 @@ def _report(options: Namespace, order: Order) -> int:
 
 
 def _hand_in(options: Namespace) -> int:
-    data = fleetsign.read(options.file)
+    data = fleetsign.read(Path(options.file))
     thing = fleetsign.parse(data)
     if options.keys or options.output:
         raise ConfigError(f"{options.file} is handed in as it is", "`abupdate fleet sign` adds signatures")
@@ -177,6 +179,14 @@ def _target(options: Namespace, text: str) -> Target:
         return found[0]
     known = ", ".join(f"{target.version} ({target.bundle.hex()[:12]})" for target in held) or "nothing that is known"
     raise ConfigError(f"{text[:80]!r} is no bundle file, and names {len(found)} of this device's slots", f"they hold {known}")
+
+
+def _target_at(url: str) -> Target:
+    """What a bundle at a URL is: its head alone is fetched."""
+    from abupdate.transfer.httpsource import HttpSource
+
+    with HttpSource(url) as source:
+        return orders.target_in(read_head(source.read, None))
 
 
 def _held(options: Namespace) -> tuple[Target, ...]:

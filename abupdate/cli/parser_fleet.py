@@ -109,8 +109,9 @@ def _judge(judge: Parser) -> None:
 
 
 def _propose(propose: Parser) -> None:
-    propose.add_argument("file", type=Path, metavar="FILE", help="a bundle; or a signed order or membership, which is handed in as it is")
-    text = "URL or absolute path where the devices find the bundle; may be repeated"
+    text = "a bundle, or its URL; or a signed order or membership, which is handed in as it is"
+    propose.add_argument("file", metavar="FILE", help=text)
+    text = "URL or absolute path where the devices find the bundle (FILE, where that is a URL); may be repeated"
     propose.add_argument("--source", dest="sources", action="append", default=[], metavar="URL", help=text)
     propose.add_argument("--share", type=whole, default=100, metavar="PERCENT", help="of the nodes must approve (100)")
     _add_rollout(propose)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,7 @@ def offline(site: Site, tmp_path: Path, *words: str | Path, seq: str = "1", name
 
 def made(site: Site, tmp_path: Path, *words: str | Path) -> Order:
     """The order that a verb writes."""
+    (tmp_path / "made.abo").unlink(missing_ok=True)
     done = offline(site, tmp_path, *words)
     assert done.code == 0, done.err
     order = orders.parse((tmp_path / "made.abo").read_bytes())
@@ -148,6 +152,35 @@ def test_a_file_that_is_handed_in_stays_as_it_is(device: Workstation, daemon: Fa
     for words in (site.key("anna"), ("-o", tmp_path / "x.abo")):
         assert device.run("fleet", "propose", site.file, *words).code == 2
     assert daemon.asked == []
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves v2."""
+
+    data = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.data)))
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(self.data)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+def test_a_bundle_that_lies_on_a_server(site: Site, tmp_path: Path, kit: Kit) -> None:
+    Handler.data = kit["v2"].read_bytes()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v2.abu"
+        order = made(site, tmp_path, "propose", url)
+        other = made(site, tmp_path, "propose", url, "--source", "/srv/v2.abu")
+        assert offline(site, tmp_path, "propose", f"ftp://127.0.0.1:{server.server_port}/v2.abu").code == 2
+        server.shutdown()
+    assert (order.version, order.sources) == ("2.0", (url,))
+    assert (other.bundle, other.sources) == (order.bundle, ("/srv/v2.abu",))
 
 
 def test_a_signer_sees_what_is_signed_and_what_is_missing(site: Site, tmp_path: Path, kit: Kit) -> None:
