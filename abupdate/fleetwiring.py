@@ -24,6 +24,7 @@ from abupdate.fleet.node import Node
 from abupdate.fleet.ports import Medium
 from abupdate.fleet.site import Options
 from abupdate.fleet.store import Store
+from abupdate.fleet.udp import Udp
 from abupdate.fleetsettings import FleetSettings
 from abupdate.formats import membership as memberships
 from abupdate.formats import peerhealth
@@ -115,7 +116,12 @@ def _any_file(folder: Path) -> bool:
 
 def media(fleet: FleetSettings) -> tuple[Medium, ...]:
     """What the configuration names, both at once where it names both."""
-    raise ConfigError(f"peers on {fleet.udp_interface or fleet.serial_device} cannot be reached by this version")
+    found: list[Medium] = []
+    if fleet.udp_interface:
+        found.append(Udp(fleet.udp_interface, fleet.udp_group, fleet.udp_port, fleet.peers))
+    if not found:
+        raise ConfigError(f"peers on {fleet.serial_device} cannot be reached by this version", "add udp_interface")
+    return tuple(found)
 
 
 def acting(folder: Path) -> int:

@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from abupdate import fleetwiring, wiring
 from abupdate.__main__ import main
 from abupdate.devices import power, thisboot
-from tests.loopback import Loopback
 
 _FOLDER = Path(os.environ["ABU_TEST_FOLDER"])
 
@@ -25,7 +24,6 @@ def _ordered() -> None:
 
 if __name__ == "__main__":
     power.reboot = power.reboot_now = _ordered
-    fleetwiring.media = lambda fleet: (Loopback(fleet.udp_port, fleet.peers),)
     wiring.FLEET_HEALTH = _FOLDER / "fleet-health"
     thisboot.LinuxBoot.mark_settled = lambda self: None  # type: ignore[method-assign]
     fleetwiring.abupdate = lambda settings: (sys.executable, __file__, "-c", str(settings.path), "--json")

@@ -92,8 +92,8 @@ class LocalSite:
         self.members = [Member(f"gw{number}", folder / f"gw{number}", kit) for number in range(1, count + 1)]
         kit.make("keys", "generate", folder / "anna")
         ports = _free_ports(count)
-        peers = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
         for member, port in zip(self.members, ports, strict=True):
+            peers = ", ".join(f'"127.0.0.1:{other}"' for other in ports if other != port)
             with member.device.config.open("a") as file:
                 file.write(f'[fleet]\nudp_interface = "lo"\nudp_group = ""\nudp_port = {port}\nudp_peers = [{peers}]\n')
                 file.write(f'control = "fleet.sock"\nhooks = "hooks"\n{fleet}\n')

@@ -50,9 +50,9 @@ def program(folder: Path, body: str) -> None:
     folder.chmod(0o755)
 
 
-def rolling(site: LocalSite, down: list[str]) -> None:
+def rolling(members: list[Member], down: list[str]) -> None:
     """Reboot whoever has gone down, into a healthy slot."""
-    for member in site.members:
+    for member in members:
         if member.wants_reboot():
             down.append(member.name)
             member.reboot()
@@ -71,7 +71,7 @@ def test_a_rolling_update_of_four(folder: Path, kit: Kit) -> None:
 
         def step() -> None:
             most.append(sum(member.wants_reboot() for member in site.members))
-            rolling(site, down)
+            rolling(site.members, down)
 
         site.until(lambda: len(down) == 4 and all(finished(site, of=n) for n in range(4)), "done", 120, step)
         assert sorted(down) == ["gw1", "gw2", "gw3", "gw4"]
@@ -127,7 +127,7 @@ def test_a_drain_that_says_no_defers_and_the_next_one_goes_on(folder: Path, kit:
             ]
             return len(down) == 2 and ("gw2", "defer") in endings
 
-        site.until(lambda: bool(site.members[0].status()) and over(), "deferred and done", 100, lambda: rolling(site, down))
+        site.until(lambda: bool(site.members[0].status()) and over(), "deferred and done", 100, lambda: rolling(site.members, down))
         assert sorted(down) == ["gw1", "gw3"]
         assert "10-batch: a batch runs" in stubborn.log
         assert not stubborn.device.holds("A", "v2")
@@ -150,7 +150,7 @@ def test_a_daemon_that_is_killed_while_it_drains_goes_down_only_once_and_only_fo
         cut.reboot()
         cut.confirm()
         down = [cut.name]
-        site.until(lambda: len(down) == 3 and finished(site), "done", 120, lambda: rolling(site, down))
+        site.until(lambda: len(down) == 3 and finished(site), "done", 120, lambda: rolling(site.members, down))
 
 
 def test_a_source_with_another_bundle_is_rejected_in_words(folder: Path, kit: Kit) -> None:
@@ -166,25 +166,22 @@ def test_a_source_with_another_bundle_is_rejected_in_words(folder: Path, kit: Ki
 def test_flash_with_the_fleet_waits_for_the_slot_or_is_deferred_at_once(folder: Path, kit: Kit) -> None:
     with local_site(folder, kit, 3, fleet='approve = "manual"') as site:
         site.until(lambda: heard(site), "in touch")
-        me = site.members[0]
-        done = me.device.run("flash", "--fleet", "--wait", "60", kit["v2"])
+        done = site.members[0].device.run("flash", "--fleet", "--wait", "60", kit["v2"])
         assert (done.code, done.err.count("\n")) == (6, 1)
-        assert me.device.slot_state("B") == "written"
+        assert site.members[0].device.slot_state("B") == "written"
         order = site.propose("v2")
         for member in site.members:
             site.until(lambda member=member: order in json.dumps(member.status().get("orders")), "known", 30)  # type: ignore[misc]
             member.device.ok("fleet", "approve", order)
-        site.until(lambda: bool(me.status().get("plan")), "a plan", 60)
+        site.until(lambda: any(member.wants_reboot() for member in site.members), "down", 60)
+        (first,) = [member for member in site.members if member.wants_reboot()]
+        me = next(member for member in site.members if member is not first)
+        done = me.device.run("flash", "--fleet", kit["v2"])
+        assert (done.code, "gw" in done.err) == (6, True), "it says who is down"
         with me.device.start("--json", "flash", "--fleet", "--wait", "100", kit["v2"]) as waiting:
+            down: list[str] = []
             others = [member for member in site.members if member is not me]
-
-            def step() -> None:
-                for member in others:
-                    if member.wants_reboot():
-                        member.reboot()
-                        member.confirm()
-
-            site.until(lambda: waiting.poll() is not None, "answered", 120, step)
+            site.until(lambda: waiting.poll() is not None, "answered", 100, lambda: rolling(others, down))
             assert waiting.stdout is not None
             answer = json.loads(waiting.stdout.read())
         assert waiting.returncode == 0, answer
