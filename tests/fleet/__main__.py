@@ -1,0 +1,57 @@
+"""`python -m tests.fleet --schedules N --seed S [--kind K] [-j 2]`: many schedules; a line for each kind, and every violation with its seed.
+
+`--trace` with `--schedules 1` prints the last steps of that schedule. Ends with 1 where an invariant is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+
+from tests.fleet.campaign import Tally, campaign, one
+from tests.fleet.scenarios import KINDS
+
+
+def main() -> int:
+    """Run and report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fleet")
+    parser.add_argument("--schedules", type=int, default=1000, help="how many (1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first one; the others follow (0)")
+    parser.add_argument("--kind", choices=sorted(KINDS), help="all of one kind")
+    parser.add_argument("-j", type=int, default=2, dest="jobs", help="processes (2)")
+    parser.add_argument("--trace", action="store_true", help="one schedule, with its last steps")
+    parser.add_argument("--shrink", action="store_true", help="one schedule: leave out actions while it still fails")
+    options = parser.parse_args()
+    if options.trace or options.shrink:
+        result, told = one(options.seed, options.kind, shrunk=options.shrink)
+        print(told)
+        print(result)
+        return 1 if result.violation else 0
+    start_s = time.monotonic()
+    tallies = campaign(options.seed, options.schedules, options.kind, options.jobs)
+    report(tallies)
+    total = sum(tallies.values(), Tally())
+    print(f"{total.schedules} schedules, {time.monotonic() - start_s:.0f} s")
+    return 1 if total.failures else 0
+
+
+def report(tallies: dict[str, Tally]) -> None:
+    """One line for each kind."""
+    print(f"{'kind':14}{'schedules':>10}{'steps':>10}{'decisions':>10}{'grants':>8}{'crashes':>8}{'live':>7}{'stuck':>6}{'moot':>6}{'violations':>11}{'ms each':>9}")
+    for kind, tally in sorted(tallies.items()):
+        each_ms = 1000 * tally.seconds / max(1, tally.schedules)
+        print(
+            f"{kind:14}{tally.schedules:10}{tally.steps:10}{tally.decisions:10}{tally.grants:8}{tally.crashes:8}{tally.live:7}{tally.stuck:6}"
+            f"{tally.moot:6}{tally.violations:11}{each_ms:9.0f}"
+        )
+    entries: Counter[str] = sum((Counter(tally.counts) for tally in tallies.values()), Counter())
+    print("decided: " + ", ".join(f"{name} {count}" for name, count in sorted(entries.items())))
+    for tally in tallies.values():
+        for failure in tally.failures:
+            print(failure, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
