@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 from abupdate.fleet.facts import Facts
 from abupdate.fleet.state import State
-from abupdate.formats import certificate
+from abupdate.formats import certificate, entries
 from abupdate.formats import membership as membership_format
 from abupdate.formats import order as order_format
 from abupdate.formats.certificate import Certificate
+from abupdate.formats.entries import LostEntry, OrderEntry, PlanEntry
 from abupdate.formats.membership import Membership
 from abupdate.formats.messages import Frame, Thing
 from abupdate.formats.order import Order
@@ -29,6 +30,7 @@ class Archive:
         self._memberships: dict[bytes, tuple[Membership, bytes]] = {}
         self._loose: OrderedDict[bytes, bytes] = OrderedDict()
         self.certificates: OrderedDict[int, Certificate] = OrderedDict()
+        self._named: dict[int, bytes] = {}
 
     def order(self, digest: bytes) -> Order | None:
         """See ledger.Library."""
@@ -85,8 +87,12 @@ class Archive:
     def add_certificate(self, one: Certificate) -> None:
         """Keep the certificate of a height; the oldest give way."""
         self.certificates[one.height] = one
+        entry = entries.parse(one.entry)
+        if isinstance(entry, (OrderEntry, LostEntry, PlanEntry)):
+            self._named[one.height] = entry.order
         while len(self.certificates) > CERTIFICATES_KEPT:
-            self.certificates.popitem(last=False)
+            height, _ = self.certificates.popitem(last=False)
+            self._named.pop(height, None)
 
     def serve(self, thing: Thing, digest: bytes) -> bytes | None:
         """The bytes of what somebody asks for, None where it is not here. Orders and memberships are asked for by their id."""
@@ -104,8 +110,8 @@ class Archive:
         return certificate.pack(one) if one is not None else None
 
     def prune(self, state: State, floor_seq: int) -> None:
-        """Drop orders that the state does not need and whose number is used up."""
-        needed = state.orders()
+        """Drop orders whose number is used up and that neither the state needs, nor somebody who follows by the kept certificates."""
+        needed = state.orders() | set(self._named.values())
         for digest, (order, _) in list(self._orders.items()):
             if digest not in needed and order.admin_seq <= floor_seq:
                 del self._orders[digest]

@@ -6,9 +6,8 @@ algorithm 1). Values are hashes. Timers run only while something is pending, so 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from abupdate.formats.messages import NOTHING, Type
@@ -73,6 +72,31 @@ class Enter:
 Action = Offer | Cast | Decide | Enter
 
 
+@dataclass(slots=True)
+class Votes:
+    """The votes of one kind and round. voters: all who voted. supporters: by value; a liar may stand under more than one."""
+
+    voters: set[int] = field(default_factory=set)
+    supporters: dict[bytes, set[int]] = field(default_factory=dict)
+
+    def count(self, voter: int, value: bytes, faults: int) -> bool:
+        """Take a vote in; False where it does not count.
+
+        A voter's second vote counts only for a value that more than f others support. Somebody may have counted it as the first one, and
+        locked by it: who refused it for good could never follow.
+        """
+        others = self.supporters.get(value, set()) - {voter}
+        if voter in self.voters and len(others) <= faults and voter not in self.supporters.get(value, ()):
+            return False
+        self.voters.add(voter)
+        self.supporters.setdefault(value, set()).add(voter)
+        return True
+
+    def of(self, value: bytes) -> int:
+        """How many support a value."""
+        return len(self.supporters.get(value, ()))
+
+
 class Height:
     """The rounds of one height, as one node sees them. me: None for who only looks on."""
 
@@ -88,7 +112,7 @@ class Height:
         self.locked: tuple[int, bytes] | None = None
         self.valid: tuple[int, bytes] | None = None
         self.proposals: dict[int, tuple[bytes, int]] = {}
-        self.votes: dict[tuple[Type, int], dict[int, bytes]] = {}
+        self.votes: dict[tuple[Type, int], Votes] = {}
         self._highest: dict[int, int] = {}
         self._deadline: float | None = None
         self._decided: set[int] = set()
@@ -120,18 +144,26 @@ class Height:
         if round_ <= self.round + _AHEAD:
             self.proposals.setdefault(round_, (value, valid_round))
 
-    def hear_vote(self, kind: Type, round_: int, voter: int, value: bytes) -> None:
-        """A verified vote; a voter's first one of a round and step counts."""
+    def hear_vote(self, kind: Type, round_: int, voter: int, value: bytes) -> bool:
+        """A verified vote; False where it does not count (now)."""
         self._highest[voter] = max(round_, self._highest.get(voter, 0))
-        if round_ <= self.round + _AHEAD:
-            self._count(kind, round_, voter, value)
+        return round_ <= self.round + _AHEAD and self._count(kind, round_, voter, value)
 
-    def _count(self, kind: Type, round_: int, voter: int, value: bytes) -> None:
-        self.votes.setdefault((kind, round_), {}).setdefault(voter, value)
+    def _count(self, kind: Type, round_: int, voter: int, value: bytes) -> bool:
+        return self.votes.setdefault((kind, round_), Votes()).count(voter, value, self._faults)
 
     def tally(self, kind: Type, round_: int, value: bytes) -> int:
         """Votes for a value in a round."""
-        return sum(one == value for one in self.votes.get((kind, round_), {}).values())
+        votes = self.votes.get((kind, round_))
+        return votes.of(value) if votes is not None else 0
+
+    def vouched(self, value: bytes) -> bool:
+        """More than f voters have prevoted the value in one round: an honest one among them has found it valid."""
+        return any(kind is Type.PREVOTE and votes.of(value) > self._faults for (kind, _), votes in self.votes.items())
+
+    def _voters(self, kind: Type, round_: int) -> set[int]:
+        votes = self.votes.get((kind, round_))
+        return votes.voters if votes is not None else set()
 
     def advance(self, now_s: float, candidate: bytes | None, validity: Callable[[bytes], Validity], *, may_vote: bool) -> Action | None:
         """The next thing to do, None where there is nothing; call again after it is done.
@@ -139,11 +171,11 @@ class Height:
         candidate: value that this node would propose. validity: of any value that was proposed. may_vote: False: only look on.
         """
         for (kind, round_), votes in self.votes.items():
-            if kind is Type.PRECOMMIT and len(votes) >= self._quorum:
-                value, count = Counter(votes.values()).most_common(1)[0]
-                if value != NOTHING and count >= self._quorum and round_ not in self._decided:
-                    self._decided.add(round_)
-                    return Decide(round_, value)
+            if kind is Type.PRECOMMIT and len(votes.voters) >= self._quorum and round_ not in self._decided:
+                for value, supporters in votes.supporters.items():
+                    if value != NOTHING and len(supporters) >= self._quorum:
+                        self._decided.add(round_)
+                        return Decide(round_, value)
         if (later := self._later_round()) is not None:
             return self._enter(later)
         if not self._active(candidate, validity):
@@ -173,7 +205,7 @@ class Height:
         proposal = self.proposals.get(self.round)
         if proposal is not None and validity(proposal[0]) is not Validity.INVALID:
             return True
-        voted = self.votes.get((Type.PREVOTE, self.round), {}).keys() | self.votes.get((Type.PRECOMMIT, self.round), {}).keys()
+        voted = self._voters(Type.PREVOTE, self.round) | self._voters(Type.PRECOMMIT, self.round)
         return len(voted - {self._me}) > self._faults
 
     def _rules(self, candidate: bytes | None, validity: Callable[[bytes], Validity]) -> Action | None:
@@ -230,9 +262,10 @@ class Height:
     def _patience(self, now_s: float, *, takes_part: bool) -> Action | None:
         """Start the step's timer where it is due, and act when it has run out. takes_part: this node votes."""
         # Q precommits of a round end it, whatever step of it this node is in.
-        ended = len(self.votes.get((Type.PRECOMMIT, self.round), {})) >= self._quorum
-        prevoted = len(self.votes.get((Type.PREVOTE, self.round), {})) >= self._quorum
+        ended = len(self._voters(Type.PRECOMMIT, self.round)) >= self._quorum
+        prevoted = len(self._voters(Type.PREVOTE, self.round)) >= self._quorum
         if not (ended or (takes_part and (self.step is Step.PROPOSE or (self.step is Step.PREVOTE and prevoted)))):
+            self._deadline = None
             return None
         if self._deadline is None:
             self._deadline = now_s + min(self._base_s * GROWTH ** min(self.round, 64), LONGEST_S)

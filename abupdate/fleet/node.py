@@ -6,7 +6,7 @@ The shell carries the effects out in their order. After an event the node does a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from abupdate.errors import AbupdateError, Refused
 from abupdate.fleet import journal
@@ -41,6 +41,7 @@ from abupdate.fleet.peers import Peers, position
 from abupdate.fleet.ports import DecidedEntry
 from abupdate.fleet.replay import adopt, learn, replay
 from abupdate.fleet.site import Next, Options, Site, first_state
+from abupdate.fleet.state import State
 from abupdate.fleet.talk import Talk
 from abupdate.fleet.view import View
 from abupdate.fleet.voter import Voter
@@ -90,7 +91,7 @@ class Node:
             known[one.epoch] = one
         if not known or len({one.genesis for one in known.values()}) != 1:
             raise Refused("the memberships are not of one site")
-        first = known[min(known)]
+        first = known[_entered(me, known, seal)]
         site = Site(me, options, Wire(me, seal, first.genesis), known, first_state(first), facts, archive, Peers(me))
         # Without the log from the first epoch on there is no state to go on from: it comes as a snapshot.
         site.adrift = first.epoch != 1
@@ -209,10 +210,10 @@ class Node:
         where = position(message.height, message.round, one.type)
         if where > self._voter.newest:
             self._stop("a vote of this node is newer than its log: the log is an older copy")
-        elif isinstance(message, Vote) and message.height == site.state.height + 1 and one.epoch == site.state.epoch:
-            ballot = self._voter.ballots.get((one.type, message.round, one.source))
-            if ballot is None or ballot.value != message.value:
-                self._stop("a vote of this node is not in its log: its key is used twice, or the log is an older copy")
+            return
+        now = message.height == site.state.height + 1 and one.epoch == site.state.epoch
+        if now and isinstance(message, Vote) and (one.type, message.round, one.source, message.value) not in self._voter.ballots:
+            self._stop("a vote of this node is not in its log: its key is used twice, or the log is an older copy")
 
     def _same_key(self, one: Frame) -> bool:
         """The frame's author has the same key now as in the frame's epoch: it is the same device."""
@@ -419,9 +420,11 @@ class Node:
             if decided is None:
                 break
             self._decide(*decided)
-        if site.me in site.membership.by_index:
-            self._overdue()
-            self._speak()
+        if site.me not in site.membership.by_index:
+            self.wake_s = site.now_s + site.membership.heartbeat_s
+            return
+        self._overdue()
+        self._speak()
         times = [*self._talk.times(), self._voter.wake_s, site.objects.wake_s, self._catchup.wake_s]
         self.wake_s = max(site.now_s + _SOONEST_S, min(time for time in times if time is not None))
 
@@ -468,6 +471,11 @@ class Node:
         site = self._site
         return decided_entries(site.archive.certificates.values(), site.state.epoch, site.known, first, count)
 
+    @property
+    def state(self) -> State:
+        """The site's state as this node knows it."""
+        return self._site.state
+
     def view(self) -> View:
         """What `status` and the metrics show."""
         own = self._own
@@ -483,3 +491,19 @@ class Node:
             own.conditions.window_open,
         )
         return look(self._site, self._voter, mine)
+
+
+def _entered(me: int, known: Mapping[int, Membership], seal: Seal) -> int:
+    """The epoch with which this device came to the site: the first of those, up to the newest, in which the place has its key.
+
+    What was decided before is not its own past, and nobody listened to its key then.
+    """
+    probe = b"abupdate own key 1\x00"
+    mine = seal.sign(probe)
+    entered = max(known)
+    for epoch in sorted(known, reverse=True):
+        member = known[epoch].by_index.get(me)
+        if member is None or not seal.verify(member.key, mine, probe):
+            break
+        entered = epoch
+    return entered

@@ -91,7 +91,8 @@ class OwnUpdate:
             return
         for _ in range(4):
             if not self._do(life.move(self._outlook(self.device))):
-                return
+                break
+        self._roll_back_now()
 
     def _outlook(self, device: Device) -> life.Outlook:
         site, state = self.site, self.site.state
@@ -190,6 +191,10 @@ class OwnUpdate:
         """An admin's ROLLBACK now acts on sight, and until the next plan on whoever was away."""
         site, device = self.site, self.device
         if device is None or self.busy or device.trial:
+            return
+        lease = self.lease()
+        if lease is not None and device.lease == lease.height and not device.armed and lease.height not in self.past.words:
+            # What became of the attempt is told first: the way back takes its place in the device's record.
             return
         for order in list(site.archive.orders()):
             standing = order.id == site.state.now or (order.admin_seq > site.state.admin_seq and order.epoch == site.state.epoch)

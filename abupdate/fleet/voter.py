@@ -32,7 +32,6 @@ _AT_ONCE_S = 1e-9
 class Ballot:
     """A verified vote's frame, kept for certificates and evidence."""
 
-    value: bytes
     signature: bytes
     data: bytes
 
@@ -49,7 +48,7 @@ class Voter:
     newest_data: bytes = b""
     rounds: int = 0
     own: dict[tuple[Type, int], bytes] = field(default_factory=dict)
-    ballots: dict[tuple[Type, int, int], Ballot] = field(default_factory=dict)
+    ballots: dict[tuple[Type, int, int, bytes], Ballot] = field(default_factory=dict)
     proposals: dict[int, Frame] = field(default_factory=dict)
     nexts: dict[bytes, Next] = field(default_factory=dict)
     height: Height = field(init=False)
@@ -103,7 +102,7 @@ class Voter:
             one = frame.parse(data)
             if isinstance(one.message, Vote):
                 self.height.restore(one.type, round_, one.message.value)
-                self.ballots[one.type, round_, self.site.me] = Ballot(one.message.value, one.signature, data)
+                self.ballots[one.type, round_, self.site.me, one.message.value] = Ballot(one.signature, data)
             elif isinstance(one.message, Proposal):
                 self.proposals[round_] = one
                 self.height.restore_proposal(round_)
@@ -159,20 +158,17 @@ class Voter:
         site = self.site
         if message.height != site.state.height + 1 or one.epoch != site.state.epoch or one.source not in site.membership.voters:
             return False
-        key = (one.type, message.round, one.source)
-        known = self.ballots.get(key)
-        if known is not None:
-            if known.value != message.value and one.source != site.me:
-                self._catch(one.source, known.data, data)
+        if (one.type, message.round, one.source, message.value) in self.ballots:
             return True
-        if (
-            message.round > self.height.round + 8
-            and sum(1 for kind, _, voter in self.ballots if voter == one.source and kind is one.type) > 32
-        ):
-            return False
-        self.ballots[key] = Ballot(message.value, one.signature, data)
-        self.height.hear_vote(one.type, message.round, one.source, message.value)
-        return True
+        if one.source != site.me and one.source not in self.equivocators:
+            first = next((ballot for key, ballot in self.ballots.items() if key[:3] == (one.type, message.round, one.source)), None)
+            if first is not None:
+                self._catch(one.source, first.data, data)
+        # What does not count now may count when it comes again.
+        counts = self.height.hear_vote(one.type, message.round, one.source, message.value)
+        if counts:
+            self.ballots[one.type, message.round, one.source, message.value] = Ballot(one.signature, data)
+        return counts
 
     def _catch(self, liar: int, first: bytes, second: bytes) -> None:
         """Two votes of one voter for the same step: evidence, which raises an alarm and changes no voters."""
@@ -222,7 +218,7 @@ class Voter:
         if found is None:
             return Validity.MISSING
         known = self._judged.get(value)
-        if known is None or known[0] != self.site.version:
+        if known is None or known[0] != self.site.version or known[1] is Validity.MISSING:
             known = (self.site.version, self._judge(found))
             self._judged[value] = known
         if known[1] is Validity.VALID and self._held(found):
@@ -236,6 +232,9 @@ class Voter:
             return Validity.VALID
         if not judgement.missing:
             return Validity.INVALID
+        if self.height.vouched(found.value):
+            # Validity is objective. The facts may be gone for good: who signed them may have no reason to say them again.
+            return Validity.VALID
         holder = next(
             (one.source for round_, one in self.proposals.items() if self.height.proposals.get(round_, (b"",))[0] == found.value), None
         )
@@ -301,7 +300,7 @@ class Voter:
             site.persist(RecordKind.LOCK, journal.lock(height, cast.round, self.nexts[cast.value].data))
         one, data = site.make(cast.kind, Vote(height, cast.round, cast.value))
         self._record(cast.kind, height, cast.round, data)
-        self.ballots[cast.kind, cast.round, site.me] = Ballot(cast.value, one.signature, data)
+        self.ballots[cast.kind, cast.round, site.me, cast.value] = Ballot(one.signature, data)
         self.height.hear_vote(cast.kind, cast.round, site.me, cast.value)
         site.send(cast.kind, data)
         self._resend_s = site.now_s + site.options.resend_s
@@ -330,8 +329,8 @@ class Voter:
     def _certificate(self, decide: Decide, found: Next) -> Certificate:
         signatures = sorted(
             (voter, ballot.signature)
-            for (kind, round_, voter), ballot in self.ballots.items()
-            if kind is Type.PRECOMMIT and round_ == decide.round and ballot.value == decide.value
+            for (kind, round_, voter, value), ballot in self.ballots.items()
+            if kind is Type.PRECOMMIT and round_ == decide.round and value == decide.value
         )
         quorum = self.site.membership.quorum
         return Certificate(found.state.height, decide.round, found.data, _state_digest(found), tuple(signatures[:quorum]))
@@ -360,14 +359,14 @@ class Voter:
         valid = self.height.valid
         if valid is not None and valid[0] < self.height.round:
             # Who has not seen the quorum of that round cannot vote for a proposal that rests on it.
-            for (kind, round_, voter), ballot in self.ballots.items():
-                if kind is Type.PREVOTE and round_ == valid[0] and ballot.value == valid[1] and voter != site.me:
+            for (kind, round_, voter, value), ballot in self.ballots.items():
+                if kind is Type.PREVOTE and (round_, value) == valid and voter != site.me:
                     site.send(kind, ballot.data)
 
     def tallies(self) -> Counter[str]:
         """Votes of the round, for people."""
         counts: Counter[str] = Counter()
-        for kind, round_, _ in self.ballots:
+        for kind, round_, _, _ in self.ballots:
             if round_ == self.height.round:
                 counts[kind.name.lower()] += 1
         return counts

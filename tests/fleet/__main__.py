@@ -1,4 +1,4 @@
-"""`python -m tests.fleet --schedules N --seed S [--kind K] [-j 2]`: many schedules; a line for each kind, and every violation with its seed.
+"""`python -m tests.fleet --schedules N --seed S [--kind K] [-j 2]`: many schedules; a line for each kind, each violation with its seed.
 
 `--trace` with `--schedules 1` prints the last steps of that schedule. Ends with 1 where an invariant is broken.
 """
@@ -39,7 +39,8 @@ def main() -> int:
 
 def report(tallies: dict[str, Tally]) -> None:
     """One line for each kind."""
-    print(f"{'kind':14}{'schedules':>10}{'steps':>10}{'decisions':>10}{'grants':>8}{'crashes':>8}{'live':>7}{'stuck':>6}{'moot':>6}{'violations':>11}{'ms each':>9}")
+    names = "".join(f"{name:>10}" for name in ("schedules", "steps", "decisions"))
+    print(f"{'kind':14}{names}{'grants':>8}{'crashes':>8}{'live':>7}{'stuck':>6}{'moot':>6}{'violations':>11}{'ms each':>9}")
     for kind, tally in sorted(tallies.items()):
         each_ms = 1000 * tally.seconds / max(1, tally.schedules)
         print(

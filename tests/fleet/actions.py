@@ -111,7 +111,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """The node's log is put back to the copy; it is killed and started. settled: wait until all that it said has been heard (else at once)."""
+    """The node's process ends, its log is put back to the copy, and it starts."""
 
     node: int
 
@@ -204,10 +204,10 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One schedule. byzantine: node -> names of behaviours. crash: probability of a crash at each Persist. slow: factor on all that devices do.
+    """One schedule. byzantine: node -> names of behaviours. crash: probability of a crash at each Persist.
 
     end_s: when the troubles end; then everything heals and the site must make progress. manual: nodes that wait for a person's approval.
-    refuses: probability that a drain hook says no.
+    refuses: probability that a drain hook says no. base_s: patience of the first round. tpm: each node has a counter outside its log.
     """
 
     seed: int

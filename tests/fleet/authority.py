@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from abupdate.formats import membership as membership_format, order as order_format, signature
+from abupdate.formats import membership as membership_format
+from abupdate.formats import order as order_format
+from abupdate.formats import signature
 from abupdate.formats.membership import Member, Membership
 from abupdate.formats.order import OnHalt, Order, OrderKind
 from abupdate.formats.signature import Domain
@@ -83,14 +86,14 @@ class Authority:
         self.files[made.epoch] = data
         return made
 
-    def next(self, old: Membership, members: Iterable[Member], **changes: object) -> Membership:
+    def next(self, old: Membership, members: Iterable[Member], **changes: Any) -> Membership:
         """The membership after `old`, with these members."""
         ordered = tuple(sorted(members, key=lambda member: member.index))
-        return self.enact(replace(old, epoch=old.epoch + 1, members=ordered, recovery=None, signatures=(), **changes))  # type: ignore[arg-type]
+        return self.enact(replace(old, epoch=old.epoch + 1, members=ordered, recovery=None, signatures=(), **changes))
 
-    def order(self, membership: Membership, kind: OrderKind, admin_seq: int, signers: int = 1, **fields: object) -> Order:
+    def order(self, membership: Membership, kind: OrderKind, admin_seq: int, signers: int = 1, **fields: Any) -> Order:
         """Sign an order and remember it. signers: how many of the admins sign."""
-        wanted = Order(NOTHING, kind, membership.genesis, membership.epoch, admin_seq, b"", **fields)  # type: ignore[arg-type]
+        wanted = Order(NOTHING, kind, membership.genesis, membership.epoch, admin_seq, b"", **fields)
         body = order_format.body(wanted)
         data = order_format.build(body, sign_all([pair(name) for name in ADMINS[:signers]], signature.message(Domain.ORDER, body)))
         made = order_format.parse(data)
@@ -99,7 +102,7 @@ class Authority:
         self.signed_by[made.id] = signers
         return made
 
-    def update(self, membership: Membership, admin_seq: int, image: Image, *, back: Image | None = None, **fields: object) -> Order:
+    def update(self, membership: Membership, admin_seq: int, image: Image, *, back: Image | None = None, **fields: Any) -> Order:
         """An UPDATE to an image. back: the image to go back to when the plan halts."""
         return self.order(
             membership,

@@ -1,7 +1,7 @@
 """A library of lies. A byzantine node runs an honest core and bends what comes out of it, and says more of its own accord.
 
-It knows the whole state of the simulation and has only its own key. `two-faced` is not here: the world then runs two cores under one key, each of
-which hears and is heard by another half of the site (Bano et al., Twins: BFT systems made robust, 2020).
+It knows the whole state of the simulation and has only its own key. `two-faced` is not here: the world then runs two cores under one key,
+each of which hears and is heard by another half of the site (Bano et al., Twins: BFT systems made robust, 2020).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TWO_FACED = "two-faced"
 
 @dataclass
 class Liar:
-    """What a byzantine node has and knows. past: frames that it has heard lately. boot, seq: far beyond its core's, so that they count as fresh."""
+    """What a byzantine node has and knows. past: frames that it has heard lately. boot, seq: beyond its core's, so that they are fresh."""
 
     index: int
     seal: SimSeal
@@ -244,27 +244,26 @@ class Spamming(Behaviour):
     """A flood of well signed frames that mean nothing."""
 
     def pulse(self, liar: Liar) -> Words:
-        random = liar.random
         for _ in range(6):
-            digest = random.randbytes(32)
-            yield (
-                None,
-                random.choice(
-                    [
-                        lambda d=digest: liar.make(Type.SLOT_REQ, SlotRequest(d, 1)),
-                        lambda d=digest: liar.make(Type.APPROVE, Approve(d)),
-                        lambda d=digest: liar.make(Type.NACK, Nack(Thing.ORDER, d)),
-                        lambda d=digest: liar.make(Type.ORDER, Announce(Thing.ORDER, d, 400)),
-                        lambda d=digest: liar.make(Type.EVIDENCE, Announce(Thing.EVIDENCE, d, 300)),
-                        lambda d=digest: liar.make(Type.PREVOTE, Vote(liar.height + random.randrange(4), random.randrange(200), d)),
-                        lambda d=digest: liar.make(Type.PRECOMMIT, Vote(liar.height, random.randrange(30000), d)),
-                        lambda d=digest: liar.make(Type.CERT_REQ, CertRequest(random.randrange(1, liar.height + 3))),
-                        lambda d=digest: liar.make(Type.HELLO, Hello(random.getrandbits(32))),
-                        lambda d=digest: liar.make(Type.SHUTDOWN, Shutdown(liar.lease or liar.height, 60)),
-                        lambda d=digest: liar.make(Type.FRAG, Fragment(d, random.randrange(9), 9, random.randbytes(126) if random else b"")),
-                    ]
-                )(),
+            yield None, liar.make(*self._nonsense(liar, liar.random.randbytes(32)))
+
+    def _nonsense(self, liar: Liar, digest: bytes) -> tuple[Type, Message]:
+        random, height = liar.random, liar.height
+        return random.choice(
+            (
+                (Type.SLOT_REQ, SlotRequest(digest, 1)),
+                (Type.APPROVE, Approve(digest)),
+                (Type.NACK, Nack(Thing.ORDER, digest)),
+                (Type.ORDER, Announce(Thing.ORDER, digest, 400)),
+                (Type.EVIDENCE, Announce(Thing.EVIDENCE, digest, 300)),
+                (Type.PREVOTE, Vote(height + random.randrange(4), random.randrange(200), digest)),
+                (Type.PRECOMMIT, Vote(height, random.randrange(30000), digest)),
+                (Type.CERT_REQ, CertRequest(random.randrange(1, height + 3))),
+                (Type.HELLO, Hello(random.getrandbits(32))),
+                (Type.SHUTDOWN, Shutdown(liar.lease or height, 60)),
+                (Type.FRAG, Fragment(digest, random.randrange(8), 9, random.randbytes(126))),
             )
+        )
 
 
 class Fragmenting(Behaviour):
@@ -351,8 +350,7 @@ def _inventions(liar: Liar) -> Iterator[Entry]:
         GrantEntry(liar.plan, tuple((node, 1) for node in members[: random.randint(1, len(members))])),
     ]
     for node, held in oracle.held.items():
-        for ending in Ending:
-            found.append(ReleaseEntry((Release(held.lease, node, ending, random.randbytes(32)),)))
+        found += [ReleaseEntry((Release(held.lease, node, ending, random.randbytes(32)),)) for ending in Ending]
         found.append(HaltEntry(held.plan, held.lease, frozenset(members[:1])))
     random.shuffle(found)
     return iter(found)

@@ -1,4 +1,4 @@
-"""A simulated device: two slots, a boot loader that counts tries, and the update core around them, as the shell carries out the core's effects.
+"""A simulated device: two slots, a boot loader that counts tries, and the update core that carries out the effects of the fleet's core.
 
 It outlives its node's process, and knows what really happened: the invariants are judged by its word, not by the core's.
 """
@@ -90,7 +90,7 @@ class Shell:
 
 @dataclass
 class Device:
-    """One device. `era` rises with every power cut and `run` with every end of the process, so that what was under way before never ends."""
+    """One device. `era` rises with every power cut and `run` with every end of the process: what was under way before never ends."""
 
     node: int
     random: Random

@@ -42,7 +42,7 @@ class Clock:
 class Process:
     """A node's process. log: durable. copy: what a snapshot of the disk holds. crash_at: Persists that are left before it ends.
 
-    number: 0, or 1 for the second head of a two-faced node. nonces: starts so far.
+    number: 0, or 1 for the second head of a two-faced node. starts: so far.
     """
 
     number: int
@@ -60,9 +60,9 @@ class Process:
 
 @dataclass
 class Host:
-    """A device, its processes (one, or two under one key), and what kind of node it is. boot: highest boot counter that it has used.
+    """A device, its processes (one, or two under one key), and what kind of node it is. memberships: the files that it was enrolled with.
 
-    gone: it was removed or replaced, or its device is dead. memberships: the files that it was enrolled with. tpm: a counter that never falls.
+    gone: it was removed or replaced. tpm: a counter that never falls. sides: whom each of two processes hears and is heard by.
     """
 
     index: int

@@ -1,6 +1,6 @@
-"""The twelve invariants of fleet.md, judged from outside: by what honest nodes sign and send, by what is decided, and by what devices really do.
+"""The twelve invariants of fleet.md, judged from outside: by what honest nodes sign, by what is decided, and by what devices really do.
 
-Every check costs little, so that all of them are made at every step. A check that fails raises `Violation` with the number of the invariant.
+Every check costs little, so that all of them are made at every step. One that fails raises `Violation` with the number of the invariant.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Subject:
     """What is known of one node. honest: not byzantine, and its log is the one that it wrote. intact: that log was never lost.
     restored: an older copy of it was put back.
 
-    words: lease -> (ending, digest of the fact), as it signed them. paused: targets of PAUSE orders that it has taken in -> the order's number,
-    and heights that it had prevoted before. told: words that were checked already.
+    words: lease -> (ending, digest of the fact), as it signed them. told: words that were checked already. paused: targets of PAUSE
+    orders that it has taken in -> the order's number, and heights that it had prevoted before.
     """
 
     index: int
@@ -153,9 +153,9 @@ class Witness:
     def _approve(self, subject: Subject, said: Frame, digest: bytes) -> None:
         order = self.orders.get(digest)
         seen = subject.device.seen()
-        if order is None or order.bundle not in (seen.written, seen.booted, seen.other):
-            if (digest, said.epoch) not in subject.approved:
-                raise Violation(f"6: node {subject.index} approves an order whose bundle it does not have")
+        has = order is not None and order.bundle in (seen.written, seen.booted, seen.other)
+        if not has and (digest, said.epoch) not in subject.approved:
+            raise Violation(f"6: node {subject.index} approves an order whose bundle it does not have")
         subject.approved.add((digest, said.epoch))
 
     # -- what is decided

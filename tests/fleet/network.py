@@ -11,9 +11,9 @@ _KEPT = 400
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How the medium is. delay_s: from .. to for each frame and receiver, so that frames overtake each other. late: how often an old frame comes again.
+    """How the medium is. delay_s: from .. to for each frame and receiver, so that frames overtake each other.
 
-    loss, twice, late: probabilities for each frame and receiver.
+    loss, twice: probabilities for each frame and receiver. late: probability for each frame that an old one comes again.
     """
 
     delay_s: tuple[float, float] = (0.002, 0.05)

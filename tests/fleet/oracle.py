@@ -1,7 +1,7 @@
 """The site's log seen from outside: what every decided entry does by the text of fleet.md, written apart from the core's own ledger.
 
-It is given each entry once, in order, and every order and membership that was ever made. It raises `Broken` where an entry breaks a rule that
-can be judged from outside.
+It is given each entry once, in order, and every order and membership that was ever made. It raises `Broken` where an entry breaks a rule
+that can be judged from outside.
 """
 
 from __future__ import annotations

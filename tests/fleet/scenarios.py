@@ -46,6 +46,7 @@ _SHAPES = (
     Shape(7, 1),
     Shape(7, 2, stall_ok=True),
 )
+_WITH_LIARS = (Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(6, 1), Shape(7, 1), Shape(7, 2, stall_ok=True))
 _BIG = (Shape(10, 2), Shape(10, 0, min_up=6), Shape(16, 3))
 _STORMS = (
     Weather((0.002, 0.3), loss=0.05),
@@ -107,7 +108,7 @@ class Draft:
     def propose(self, when_s: float, *, fates: tuple[tuple[int, Fate], ...] = (), back: bool = False, name: str = "") -> None:
         """An update order."""
         width = self.random.choice((1, 1, 2, 3))
-        image = Image(name or f"image {len(self.actions)}", 2, fates)
+        image = Image(name or f"image-{len(self.actions)}", 2, fates)
         halt_at = self.random.choice((1, 1, 2))
         share = self.random.choice((1, 50, 50, 75, 100))
         overdue_s = self.random.choice((60, 60, 300))
@@ -316,7 +317,7 @@ def crashing(draft: Draft) -> None:
 
 def byzantine(draft: Draft) -> None:
     """Liars, as many as the site bears."""
-    draft.shape = draft.random.choice((Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(6, 1), Shape(7, 1), Shape(7, 2, stall_ok=True)))
+    draft.shape = draft.random.choice(_WITH_LIARS)
     liars(draft)
     draft.propose(draft.random.uniform(3.0, 8.0), back=draft.chance(0.2))
     for trouble in (storm, crashes, partitions, clocks):
@@ -411,8 +412,7 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "mixed": mixed,
 }
 # How often each comes, of 20: what breaks protocols comes more often than what shows that they work.
-WEIGHTS = ("plain", "bad", "turned", "commanded", "rolled_back", "lost", "evicted", "reconfigured", "parted", "parted", "crashing", "crashing",
-           "byzantine", "byzantine", "byzantine", "restored", "slow", "skewed", "mixed", "mixed")  # fmt: skip
+WEIGHTS = (*KINDS, "parted", "crashing", "byzantine", "byzantine", "mixed")
 
 
 def scenario(seed: int, kind: str | None = None) -> Scenario:

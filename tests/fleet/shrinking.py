@@ -27,10 +27,15 @@ def _simpler(scenario: Scenario) -> Iterator[Scenario]:
         if len(names) > 1:
             for name in names:
                 yield replace(scenario, byzantine=(*scenario.byzantine[:number], (node, (name,)), *scenario.byzantine[number + 1 :]))
-    for changes in ({"weather": FAIR}, {"crash": 0.0}, {"refuses": 0.0}, {"manual": frozenset()}, {"wild_clocks": False}, {"tpm": False}):
-        simpler = replace(scenario, **changes)  # type: ignore[arg-type]
-        if simpler != scenario:
-            yield simpler
+    fairer = (
+        replace(scenario, weather=FAIR),
+        replace(scenario, crash=0.0),
+        replace(scenario, refuses=0.0),
+        replace(scenario, manual=frozenset()),
+        replace(scenario, wild_clocks=False),
+        replace(scenario, tpm=False),
+    )
+    yield from (simpler for simpler in fairer if simpler != scenario)
 
 
 def shrink(scenario: Scenario, most: int = 200) -> Scenario:

@@ -1,4 +1,4 @@
-"""One rollout of three nodes, and a crash of one of them at every single write to its log, torn and whole, of the process and of the power."""
+"""One rollout of three nodes, and one of them crashes at every single write to its log: torn and whole, of the process and of the power."""
 
 from __future__ import annotations
 

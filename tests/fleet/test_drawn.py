@@ -41,7 +41,8 @@ def deeds(draw: st.DrawFn, nodes: int) -> Deed:
 
     def image() -> Image:
         fates = draw(st.dictionaries(st.integers(0, nodes - 1), st.sampled_from(Fate), max_size=2))
-        return Image(f"image {draw(st.integers(0, 3))} {sorted((one, fate.value) for one, fate in fates.items())}", 2, tuple(fates.items()))
+        name = "-".join([f"image-{draw(st.integers(0, 3))}", *(f"{one}-{fate.value}" for one, fate in sorted(fates.items()))])
+        return Image(name, 2, tuple(fates.items()))
 
     match draw(st.integers(0, 11)):
         case 0 | 1:
@@ -64,7 +65,9 @@ def deeds(draw: st.DrawFn, nodes: int) -> Deed:
         case 8 | 9:
             return CrashAt(node, draw(st.integers(1, 12)), draw(st.booleans()), draw(st.booleans()))
         case 10:
-            return draw(st.sampled_from((Evict(node), Lose(None), Reconfigure("add", node), Reconfigure("remove", node), Reconfigure("replace", node))))
+            changes = [Reconfigure(change, node) for change in ("add", "remove", "replace")]
+            choices: list[Deed] = [Evict(node), Lose(None), *changes]
+            return draw(st.sampled_from(choices))
         case _:
             return Conditions(node, draw(st.booleans()), draw(st.booleans()))
 
@@ -73,8 +76,10 @@ def deeds(draw: st.DrawFn, nodes: int) -> Deed:
 def schedules(draw: st.DrawFn) -> Scenario:
     """A whole schedule."""
     shape = draw(st.sampled_from(SHAPES))
-    actions = draw(st.lists(st.builds(Action, st.floats(1.0, 80.0).map(lambda when: round(when, 1)), deeds(shape.nodes)), min_size=1, max_size=8))
-    liars = draw(st.lists(st.tuples(st.integers(0, shape.nodes - 1), st.lists(st.sampled_from(sorted(BEHAVIOURS)), min_size=1, max_size=2)), max_size=shape.faults))
+    times = st.floats(1.0, 80.0).map(lambda when: round(when, 1))
+    actions = draw(st.lists(st.builds(Action, times, deeds(shape.nodes)), min_size=1, max_size=8))
+    names = st.lists(st.sampled_from(sorted(BEHAVIOURS)), min_size=1, max_size=2)
+    liars = draw(st.lists(st.tuples(st.integers(0, shape.nodes - 1), names), max_size=shape.faults))
     return Scenario(
         draw(st.integers(0, 1 << 20)),
         "drawn",
@@ -82,7 +87,7 @@ def schedules(draw: st.DrawFn) -> Scenario:
         tuple(sorted(actions, key=lambda action: action.at_s)),
         90.0,
         draw(st.sampled_from((FAIR, Weather((0.002, 0.5), loss=0.1, twice=0.1), Weather((0.05, 2.0), late=0.02)))),
-        tuple((node, tuple(names)) for node, names in liars),
+        tuple((node, tuple(behaviours)) for node, behaviours in liars),
         draw(st.sampled_from((0.0, 0.0, 0.02))),
     )
 

@@ -1,6 +1,6 @@
 """Seeded schedules of every kind keep all invariants, and the site goes on after everything heals.
 
-A share of what `python -m tests.fleet` runs (tests/run: thousands; `--all`: tens of thousands): enough to see a protocol that is broken at large.
+A share of what `python -m tests.fleet` runs (tests/run: thousands; `--all`: tens of thousands): enough to see what is broken at large.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A fast seal for simulated nodes: nobody can sign for a key whose secret it does not have, and nothing here costs an Ed25519 operation.
 
-A signature is a keyed BLAKE2b of the content. The vault holds the secret of every key, so it can verify; a node gets a `SimSeal` that signs with
-its own secret only. The signatures of orders and memberships stay real: there are few of them.
+A signature is a keyed BLAKE2b of the content. The vault holds the secret of every key, so it can verify; a node gets a `SimSeal` that
+signs with its own secret only. The signatures of orders and memberships stay real: there are few of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A whole site in simulated time around the pure core: devices, processes that crash, a network that lies, people who order things.
 
-Everything follows from the scenario: the same one gives the same run. What the world needs of chance comes from streams that are seeded apart, so
-that leaving out one action changes little of the rest.
+Everything follows from the scenario: the same one gives the same run. What the world needs of chance comes from streams that are seeded
+apart, so that leaving out one action changes little of the rest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from abupdate.fleet.events import (
     Submitted,
     Tick,
 )
-from abupdate.fleet.node import Node, Options
+from abupdate.fleet.node import Node
+from abupdate.fleet.site import Options
 from abupdate.formats.entries import Entry, ReconfigEntry
 from abupdate.formats.membership import Member, Membership
 from abupdate.formats.messages import NOTHING
@@ -90,7 +91,7 @@ class World:
         self._crash = self._stream("crash")
         self.network = Network(self._stream("network"), scenario.weather)
         self.trace: deque[tuple[float, str, object, object]] = deque(maxlen=TRACED)
-        self.authority = Authority(f"site {scenario.seed}")
+        self.authority = Authority(f"site-{scenario.seed}")
         self.vault = Vault(b"vault %d" % scenario.seed)
         self.images: dict[bytes, Image] = {FACTORY.bundle: FACTORY}
         self.hosts: dict[int, Host] = {}
@@ -235,9 +236,8 @@ class World:
         self.steps += 1
         try:
             effects = node.handle(event, host.clock.read(self.now_s))
-        except Refused:
-            if isinstance(event, Submitted):
-                raise
+        except Refused as fault:
+            self.trace.append((self.now_s, str(host.index), event, f"refused: {fault}"))
             raise
         self.trace.append((self.now_s, f"{host.index}{'b' if process.number else ''}", event, effects))
         self._perform(host, process, effects)
@@ -386,7 +386,7 @@ class World:
         node = process.node
         if node is None:
             return
-        state = node._site.state
+        state = node.state
         digest = state_format.digest(state) if last and state.height == effect.height else b""
         before = self.oracle.height
         self.witness.decided(host.index, effect.height, effect.entry, digest)
@@ -463,7 +463,8 @@ class World:
             case actions.RollBack():
                 self._roll_back(deed)
             case actions.Evict():
-                self.submit(lambda rules, seq: self.authority.order(rules, OrderKind.EVICT, seq, nodes=frozenset({deed.node}), reason="old"))
+                barred = frozenset({deed.node})
+                self.submit(lambda rules, seq: self.authority.order(rules, OrderKind.EVICT, seq, nodes=barred, reason="old"))
             case actions.Lose():
                 self._lose(deed)
             case actions.Split():
@@ -560,9 +561,9 @@ class World:
 
         self.submit(make)
         if deed.rival:
-            rival = Image(deed.image.name + " rival", deed.image.counter, deed.image.fates)
+            rival = Image(deed.image.name + "-rival", deed.image.counter, deed.image.fates)
             self.images[rival.bundle] = rival
-            self.submit(lambda rules, seq: self.authority.update(rules, seq, rival, share=deed.share, width=deed.width, halt_at=deed.halt_at))
+            self.submit(lambda rules, seq: self.authority.update(rules, seq, rival, share=deed.share, width=deed.width))
 
     def _target(self, aim: actions.Aim) -> bytes:
         if aim is actions.Aim.SITE:
@@ -604,10 +605,10 @@ class World:
     def _lose(self, deed: actions.Lose) -> None:
         index = deed.node
         if index is None:
-            held = [(one.lease, node) for node, one in self.oracle.held.items() if node in self.hosts and self.hosts[node].main.node is None]
-            if not held:
+            away = [node for node in self.oracle.held if node in self.hosts and self.hosts[node].main.node is None]
+            if not away:
                 return
-            index = min(held)[1]
+            index = min(away, key=lambda node: self.oracle.held[node].lease)
         lost = frozenset({index})
         self.submit(lambda rules, seq: self.authority.order(rules, OrderKind.LOST, seq, nodes=lost, reason="dead"), tries=2)
 
