@@ -113,8 +113,9 @@ class Daemon:
         self._conditions = Conditions(window_open=self._world.window_open())
         self._hand_in(self._conditions)
         self._hand_in(start)
+        self._status = self._line()
+        self._announcer.ready(self._status)
         self._look(now_s)
-        self._announcer.ready(self._line())
 
     def _round(self) -> None:
         self._wait()
