@@ -139,7 +139,7 @@ def pack(entry: Entry) -> bytes:
         # What is written must be read as the very same: so the rules are written down once, in `parse`.
         if parse(data) == entry:
             return data
-    except (struct.error, OverflowError, Refused) as error:
+    except (struct.error, ValueError, OverflowError, Refused) as error:
         raise ValueError(f"there is no such {type(entry).__name__}: {error}") from error
     raise ValueError(f"there is no such {type(entry).__name__}")
 

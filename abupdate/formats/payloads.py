@@ -115,7 +115,7 @@ def encode(message: Message) -> bytes:
         # What is written must be read as the very same: so the rules are written down once, in the decoders.
         if codec.least <= len(data) <= codec.most and codec.decode(data) == message:
             return data
-    except (struct.error, OverflowError, Malformed) as error:
+    except (struct.error, ValueError, OverflowError, Malformed) as error:
         raise ValueError(f"no frame can hold this {type(message).__name__}: {error}") from error
     raise ValueError(f"no frame can hold this {type(message).__name__}")
 
