@@ -147,7 +147,7 @@ def acting(folder: Path) -> int:
 
 def tell_health(health: PeerHealth) -> None:
     """Put the word where the trial's health check looks for it. One that cannot be written is one that is missing there."""
-    path = wiring.FLEET_HEALTH
+    path = wiring.fleet_health()
     fresh = path.with_name(path.name + ".new")
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

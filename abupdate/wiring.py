@@ -20,8 +20,7 @@ from abupdate.operations.board import Board
 from abupdate.operations.outside import OutsideFloor
 from abupdate.ports import Bootloader
 
-# The word of the fleet's daemon on its peers; and the file in Settings.fleet_dir that makes the device a member of a site.
-FLEET_HEALTH = RUNTIME / "fleet-health"
+# The file in Settings.fleet_dir that makes the device a member of a site.
 MEMBERSHIP = "membership"
 
 if TYPE_CHECKING:
@@ -303,7 +302,12 @@ def peers(settings: Settings) -> Peers | None:
     from abupdate.health.peers import GRACE_S, Peers
 
     # It must have spoken by the window's end.
-    return Peers(FLEET_HEALTH, min(GRACE_S, settings.trial.window_s / 2))
+    return Peers(fleet_health(), min(GRACE_S, settings.trial.window_s / 2))
+
+
+def fleet_health() -> Path:
+    """Where the fleet's daemon leaves its word on the peers for the health check."""
+    return RUNTIME / "fleet-health"
 
 
 def hook_results(fleet: FleetSettings, kind: str, timeout_s: int, said: bytes) -> Iterator[CheckResult]:

@@ -24,7 +24,7 @@ def _ordered() -> None:
 
 if __name__ == "__main__":
     power.reboot = power.reboot_now = _ordered
-    wiring.FLEET_HEALTH = _FOLDER / "fleet-health"
+    wiring.fleet_health = lambda: _FOLDER / "run" / "fleet-health"
     thisboot.LinuxBoot.mark_settled = lambda self: None  # type: ignore[method-assign]
     fleetwiring.abupdate = lambda settings: (sys.executable, __file__, "-c", str(settings.path), "--json")
     sys.exit(main(sys.argv[1:]))

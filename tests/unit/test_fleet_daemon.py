@@ -216,7 +216,7 @@ def test_an_idle_daemon_is_small_and_its_metrics_count(folder: Path, kit: Kit) -
         assert (after["height"], after["leases"]) == (0, [])
         mode = (member.device.folder / "fleet.sock").stat().st_mode
         assert stat.S_IMODE(mode) == 0o600
-        word = member.device.folder / "fleet-health"
+        word = member.device.folder / "run" / "fleet-health"
         site.until(lambda: json.loads(word.read_text())["sees_quorum"] is True, "well", 20)
         site.members[1].stop()
         site.members[2].stop()

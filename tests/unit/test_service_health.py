@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from abupdate.formats.peerhealth import PeerHealth, encode
 from tests.unit.test_service import served
 from tests.workstation import Kit, Workstation
 
@@ -77,3 +78,43 @@ def test_a_program_that_misbehaves(workstation: Workstation, kit: Kit, program: 
     if program.code == REBOOT:
         assert program.word in workstation.status()["attempt"]["reason"] or program.word == "no answer"
     assert os.access(folder / "check", os.X_OK)
+
+
+GOOD = PeerHealth(1.0, True, (), 1)
+MEMBERS = (
+    ("sees its peers", encode(GOOD), CONFIRMED, "sees its peers"),
+    ("broken network", encode(PeerHealth(1.0, False, (), 1)), REBOOT, "does not see enough of its peers"),
+    ("no daemon", None, REBOOT, "the fleet's daemon says nothing"),
+    ("doubted", encode(PeerHealth(1.0, True, ("gw7",), 1)), REBOOT, "doubted by gw7"),
+)
+
+
+@pytest.mark.parametrize(("word", "code", "reason"), [case[1:] for case in MEMBERS], ids=[case[0] for case in MEMBERS])
+def test_a_member_of_a_site_on_trial(workstation: Workstation, kit: Kit, word: bytes | None, code: int, reason: str) -> None:
+    """The daemon is its file alone; this boot is as old as the process."""
+    with workstation.config.open("a") as file:
+        file.write('[trial]\nwindow_s = 4\n[fleet]\nudp_interface = "lo"\n')
+    workstation.edit('dir = "health.d"', 'dir = "health.d"\ninterval_s = 1')
+    workstation.ok("flash", "--alone", kit["v1"])
+    workstation.reboot("B")
+    (workstation.state / "fleet").mkdir()
+    (workstation.state / "fleet" / "membership").touch()
+    runtime = workstation.folder / "runtime"
+    runtime.mkdir()
+    if word is not None:
+        (runtime / "fleet-health").write_bytes(word)
+    with served(workstation, "service", "--trial") as process:
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == code, err
+    assert reason.encode() in err
+    assert workstation.printed()["BOOT_ORDER"] == ("B A" if code == CONFIRMED else "A")
+
+
+def test_a_device_that_is_not_enrolled_yet_is_confirmed_without_peers(workstation: Workstation, kit: Kit) -> None:
+    with workstation.config.open("a") as file:
+        file.write('[trial]\nwindow_s = 1\n[fleet]\nudp_interface = "lo"\n')
+    workstation.ok("flash", "--alone", kit["v1"])
+    workstation.reboot("B")
+    with served(workstation, "service", "--trial") as process:
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == CONFIRMED, err
