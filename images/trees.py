@@ -167,7 +167,8 @@ def root_tree(base: Path, project: Path, keyring: Path, version: str, root: Path
     compile_python(site / "abupdate")
     shutil.copy(project / "bin/abupdate", root / "usr/local/bin/abupdate")
     run(["cp", "-r", f"{IMAGES / 'rootfs'}/.", root])
-    (root / "etc/abupdate/health.d").mkdir(exist_ok=True)  # empty, so a clone does not have it
+    for folder in ("health.d", "config.d"):
+        (root / "etc/abupdate" / folder).mkdir(exist_ok=True)  # empty, so a clone does not have it
     shutil.copy(keyring, root / "etc/abupdate/keyring.abk")
     (root / "etc/abu-version").write_text(f"{version}\n")
     run(["chmod", "-R", "u=rwX,go=rX", root])

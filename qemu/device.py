@@ -26,7 +26,7 @@ U_BOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 BOOT_TIMEOUT_S = 90.0
 # What a boot begins with, whatever reset the machine.
 BOOT_WORD = r"^U-Boot 20\d\d"
-SERVICE_LINE = re.compile(r"abupdate\[service\]: [^\n]*\n?")
+SERVICE_LINE = re.compile(r"abupdate\[(?:service|fleet)\]: [^\n]*\n?")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,194 @@
+"""A site of emulated devices on one LAN, enrolled as a user enrols real ones, and the evidence from outside of what they did.
+
+The harness believes no device: who was up is told by power (starts, resets, boots on the console) and by heartbeats on the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from qemu.device import DEVICES, IMAGES, TREE, Device, Ran
+from qemu.lan import Hub
+
+KEYS = TREE / ".cache/images/keys"
+HEARTBEAT_S = 2
+SITE_CONFIG = '[fleet]\nudp_interface = "eth0"\nhooks = "/data/site"\n'
+JOIN_TIMEOUT_S = 120.0
+
+
+def abupdate(*words: str | Path, cwd: Path) -> str:
+    """Run the command on the workstation; return what it says. Raises CalledProcessError."""
+    program = Path(sys.executable).parent / "abupdate"
+    done = subprocess.run([program, *words], cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"abupdate {' '.join(map(str, words))} ended with {done.returncode}: {done.stderr}{done.stdout}")
+    return done.stdout
+
+
+class Site:
+    """Devices n0, n1, ... on one LAN; `start` boots them all and enrols them where they are not. Use it as a context manager.
+
+    numbers: lines of site.toml (faults, min_up...). config: the devices' fragment of the configuration. memory_mib: of each.
+    """
+
+    def __init__(self, count: int, *, numbers: str = "", config: str = SITE_CONFIG, memory_mib: int = 320, images: Path = IMAGES) -> None:
+        self._count = count
+        self._numbers = numbers or f"min_up = {count - 1}\n"
+        self._config = config
+        self._memory_mib = memory_mib
+        self._images = images
+        self._stack = ExitStack()
+        self.folder = Path()
+        self.hub = Hub(Path(), 0)
+        self.devices: list[Device] = []
+        self.power: list[tuple[float, int, str]] = []
+
+    def __enter__(self) -> Site:
+        DEVICES.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir=DEVICES)))
+        sockets = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="abu-lan-")))
+        self.hub = self._stack.enter_context(Hub(sockets, self._count))
+        for number in range(self._count):
+            lan = ["-netdev", f"stream,id=lan,server=off,addr.type=unix,addr.path={self.hub.path(number)}"]
+            lan += ["-device", f"virtio-net-pci,netdev=lan,mac=52:54:00:ab:00:{number:02x},romfile="]
+            folder = self.folder / f"n{number}"
+            self.devices.append(self._stack.enter_context(Device(folder, images=self._images, memory_mib=self._memory_mib, extra=lan)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def each(self, action: Callable[[int], Any], *numbers: int) -> list[Any]:
+        """Do something on all devices (or on these) side by side."""
+        chosen = numbers or tuple(range(self._count))
+        with ThreadPoolExecutor(len(chosen)) as pool:
+            return list(pool.map(action, chosen))
+
+    # ---- power
+
+    def note(self, number: int, what: str) -> None:
+        """Evidence of power: "on", "off", "boot"."""
+        self.power.append((time.monotonic(), number, what))
+
+    def start(self) -> None:
+        """Boot all and enrol them."""
+
+        def boot(number: int) -> str:
+            self.note(number, "on")
+            device = self.devices[number]
+            device.boot(180)
+            coded = self._config.replace("\n", "\\n")
+            device.check(f"mkdir -p -m 700 /data/site/config.d; printf '{coded}' >/data/site/config.d/fleet.toml")
+            device.check(f"echo 192.0.2.{number + 1}/24 >/data/site/address; . /etc/init.d/site")
+            return str(json.loads(device.check("abupdate --json fleet join", JOIN_TIMEOUT_S))["key"])
+
+        keys = self.each(boot)
+        self._enrol(keys)
+
+    def _enrol(self, keys: list[str]) -> None:
+        """site.toml from the keys that the devices show, site.abm from it, and that to every device."""
+        self.make_admins()
+        lines = [f'site = "qemu"\nroots = ["{self.keys}/abu-test-root.pub"]\nadmins = ["admin0.pub", "admin1.pub"]']
+        lines += [f"now_threshold = 2\nheartbeat_s = {HEARTBEAT_S}", self._numbers]
+        lines += [f'[nodes.n{number}]\nkey = "{key}"\nindex = {number}' for number, key in enumerate(keys)]
+        (self.folder / "site.toml").write_text("\n".join(lines) + "\n")
+        abupdate("fleet", "init", "site.toml", "-o", "site.abm", "--key", self.keys / "abu-test-root.pem", cwd=self.folder)
+        self.each(self.join)
+
+    @property
+    def keys(self) -> Path:
+        """The test keys of the images, readable by nobody else."""
+        return next(self._images.resolve().glob("keyring-*/keys"))
+
+    def make_admins(self) -> None:
+        """Two admins' keys."""
+        for number in range(2):
+            abupdate("keys", "generate", f"admin{number}", "--test", cwd=self.folder)
+
+    def join(self, number: int) -> None:
+        """Give the membership to a device and start its daemon."""
+        device = self.devices[number]
+        self.put(number, self.folder / "site.abm", "/data/site/site.abm")
+        device.check("abupdate fleet join /data/site/site.abm", JOIN_TIMEOUT_S)
+        device.check("start-stop-daemon -S -b -x /sbin/supervise-fleet")
+
+    def put(self, number: int, path: Path, place: str) -> None:
+        """Write a small file to a device, over its console."""
+        import base64
+
+        coded = base64.b64encode(path.read_bytes()).decode()
+        device = self.devices[number]
+        device.check(f"rm -f {place}.b64")
+        for start in range(0, len(coded), 2000):
+            device.check(f"printf %s '{coded[start : start + 2000]}' >>{place}.b64")
+        device.check(f"base64 -d {place}.b64 >{place}; rm {place}.b64")
+
+    # ---- the fleet
+
+    def status(self, number: int) -> dict[str, Any]:
+        """What a device says of the site."""
+        ran = self.devices[number].run("abupdate --json fleet status", 60)
+        document: dict[str, Any] = json.loads(ran.output) if ran.exit_code == 0 else {}
+        return document
+
+    def fleet(self, number: int, words: str, timeout_s: float = 90) -> Ran:
+        """`abupdate fleet ...` on a device."""
+        return self.devices[number].run(f"abupdate fleet {words}", timeout_s)
+
+    def order(self, number: int, *words: str, name: str = "order") -> str:
+        """Make and sign an order on the workstation, and hand it in on a device; returns the order's id."""
+        status = self.status(number)
+        seq = int(status["last_admin_seq"]) + 1
+        file = self.folder / f"{name}-{seq}.abo"
+        keys = ["--key", "admin0.pem", "--key", "admin1.pem"] if "--now" in words else ["--key", "admin0.pem"]
+        said = abupdate("--json", "fleet", *words, "-o", file, "--membership", "site.abm", "--seq", str(seq), *keys, cwd=self.folder)
+        self.put(number, file, "/data/site/order.abo")
+        self.devices[number].check("abupdate fleet propose /data/site/order.abo", 90)
+        return str(json.loads(said)["id"])
+
+    # ---- evidence
+
+    def boots(self, number: int) -> list[str]:
+        """The slots that the device's bootloader started, in order."""
+        lines = (line for line in self.devices[number].console.text.splitlines() if line.startswith("abupdate: slot "))
+        return [" ".join(line.split()[2:4]) for line in lines if " left " in line]
+
+    def heartbeats(self) -> Mapping[int, list[float]]:
+        """When each node was heard on its cable."""
+        found: dict[int, list[float]] = {number: [] for number in range(self._count)}
+        for one in self.hub.heard:
+            if one.source == one.port:
+                found[one.source].append(one.at_s)
+        return found
+
+    def down(self, since_s: float, gap_s: float = 4 * HEARTBEAT_S) -> list[tuple[int, float, float]]:
+        """(node, from, to): when a node that had spoken was silent for longer than `gap_s`."""
+        found = []
+        now_s = time.monotonic()
+        for number, times in self.heartbeats().items():
+            for before, after in zip(times, [*times[1:], now_s], strict=True):
+                if after - before > gap_s and after > since_s:
+                    found.append((number, before, after))
+        return found
+
+    def most_down(self, since_s: float) -> int:
+        """How many nodes were silent at the same time at most."""
+        spans = self.down(since_s)
+        return max((sum(begin <= at < end for _, begin, end in spans) for _, at, _ in spans), default=0)
+
+
+@contextmanager
+def site(count: int, **settings: Any) -> Iterator[Site]:
+    """A site that is up and enrolled."""
+    with Site(count, **settings) as one:
+        one.start()
+        yield one
