@@ -15,7 +15,7 @@ from abupdate.config import Settings
 from abupdate.devices.notify import Notifier
 from abupdate.durable import make_folder
 from abupdate.errors import ConfigError, Failed
-from abupdate.fleet import enrolment, identity
+from abupdate.fleet import enrolment, identity, status
 from abupdate.fleet.carrier import Carrier, Commands
 from abupdate.fleet.controlserver import ControlServer
 from abupdate.fleet.daemon import Daemon, World
@@ -63,6 +63,7 @@ def daemon(settings: Settings, fleet: FleetSettings, program: tuple[str, ...]) -
     carrier = Carrier(
         commands(settings, fleet, program),
         device(settings),
+        lambda index: status.name(node.view().membership, index),
         kept=acting(folder),
         drain_s=_HOOK_PROGRAMS * fleet.drain_timeout_s,
         hook_s=_HOOK_PROGRAMS * fleet.hook_timeout_s,

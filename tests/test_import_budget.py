@@ -128,3 +128,13 @@ def test_a_sealed_bundle(workstation: Workstation, kit: Kit) -> None:
 def test_usage_costs_next_to_nothing(workstation: Workstation) -> None:
     names = loaded(workstation, "frobnicate", code=2)
     assert not of(names, *NEVER, *DECODING, "abupdate.transfer", "abupdate.wiring", "abupdate.operations", "json", "subprocess")
+
+
+def test_the_fleets_daemon(tmp_path: Path) -> None:
+    """What stays in memory as long as the device runs: nothing that only its children need."""
+    report = tmp_path / "modules"
+    source = "import sys, abupdate.cli.fleet_daemon, pathlib; pathlib.Path(sys.argv[1]).write_text('\\n'.join(sys.modules))"
+    subprocess.run([sys.executable, "-c", source, report], env=environ(), check=True, timeout=30)
+    names = set(report.read_text().splitlines())
+    assert "abupdate.fleet.node" in names
+    assert not of(names, "asyncio", "construct", "zstandard", "ssl", "http", "abupdate.host", "abupdate.admin", "abupdate.transfer")

@@ -106,6 +106,8 @@ def slot(view: View, bundle: bytes, *, waited: bool) -> int | None:
     """
     plan = view.plan
     wanted = None if plan is None else plan.order.rollback_to if plan.back else plan.order.bundle
+    if any(order.order.bundle == bundle for order in view.orders):
+        raise Deferred(status.blocked(view) or "the order of this bundle is no plan yet", "`abupdate fleet status` says what it waits for")
     if plan is None or wanted != bundle or view.me not in plan.nodes:
         raise Deferred("no open plan of the site brings this bundle to this node", "`abupdate fleet propose` proposes it")
     held = next((lease.lease for lease in view.leases if lease.node == view.me and not lease.lost), None)

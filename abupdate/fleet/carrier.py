@@ -39,6 +39,7 @@ _FETCH_S = 12 * 3600.0
 _ACT_S = 3600.0
 _GOING_DOWN_S = 180.0
 _MAX_HOOKS = 64
+_NOTHING: Mapping[str, object] = {}
 _REFUSED = 3
 _WRONG_USE = 2
 
@@ -76,12 +77,15 @@ class _Running:
 class Carrier:
     """`carry` begins, `poll` goes on and tells the core what came of it. descriptors: readable when `poll` has something to do."""
 
-    def __init__(self, commands: Commands, look: Callable[[], Device], *, kept: int, drain_s: float, hook_s: float) -> None:
-        """look: raises AbupdateError where the device cannot be looked at. kept: a descriptor whose lock lasts as long as any command
-        that goes down. drain_s, hook_s: for all programs of one kind together.
+    def __init__(
+        self, commands: Commands, look: Callable[[], Device], name: Callable[[int], str], *, kept: int, drain_s: float, hook_s: float
+    ) -> None:
+        """look: raises AbupdateError where the device cannot be looked at. name: of a member. kept: a descriptor whose lock lasts as long
+        as any command that goes down. drain_s, hook_s: for all programs of one kind together.
         """
         self._commands = commands
         self._look = look
+        self._name = name
         self._kept = kept
         self._drain_s = drain_s
         self._hook_s = hook_s
@@ -89,7 +93,7 @@ class Carrier:
         self._next: Acting | None = None
         self._hook: Job | None = None
         self._hooks: deque[tuple[str, bytes]] = deque()
-        self._complained = ""
+        self._complained = self._failed = ""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -127,9 +131,9 @@ class Carrier:
             case Prepare() | Leave() | Reboot() | Disarm() | RollBackNow():
                 self._want(effect, now_s)
             case PeerLeaving(node, lease, expected_s):
-                self._queue("peer-leaving", {"node": node, "lease": lease, "expected_s": expected_s}, now_s)
+                self._queue("peer-leaving", {"node": self._name(node), "lease": lease, "expected_s": expected_s}, now_s)
             case PeerReturned(node, lease):
-                self._queue("peer-returned", {"node": node, "lease": lease}, now_s)
+                self._queue("peer-returned", {"node": self._name(node), "lease": lease}, now_s)
             case Restored(lease, ending):
                 self._queue("restore", {"lease": lease, "ending": ending}, now_s)
             case _:
@@ -188,18 +192,20 @@ class Carrier:
                 words = ("--lease", str(lease), "--bundle", bundle.hex())
                 version = order.rollback_version if back and order.rollback_version else order.version
                 said = {"lease": lease, "order": order.id.hex(), "bundle": bundle.hex(), "version": version, "back": back}
-                self._act("leave", words, said, _ACT_S + self._drain_s, now_s)
+                self._act("leave", words, _ACT_S + self._drain_s, now_s, said)
             case Reboot():
-                self._act("reboot", (), {}, _ACT_S, now_s)
+                self._act("reboot", (), _ACT_S, now_s)
             case Disarm(lease):
-                self._act("disarm", ("--lease", str(lease)), {}, _ACT_S, now_s)
+                self._act("disarm", ("--lease", str(lease)), _ACT_S, now_s)
             case RollBackNow(order):
-                self._act("back", ("--bundle", order.bundle.hex()), {}, _ACT_S, now_s)
+                said = {"lease": None, "order": order.id.hex(), "bundle": order.bundle.hex(), "version": order.version, "back": True}
+                self._act("back", ("--bundle", order.bundle.hex()), _ACT_S + self._drain_s, now_s, said)
 
-    def _act(self, verb: str, words: tuple[str, ...], said: Mapping[str, object], limit_s: float, now_s: float) -> None:
+    def _act(self, verb: str, words: tuple[str, ...], limit_s: float, now_s: float, said: Mapping[str, object] = _NOTHING) -> None:
+        """said: to the programs of drain/, where the verb runs them."""
         assert self._running is not None
         command = self._commands.act(verb, *words)
-        self._running.job = Job(command, limit_s, now_s, said=_line(verb, said), kept=(self._kept,))
+        self._running.job = Job(command, limit_s, now_s, said=_line("drain", said), kept=(self._kept,))
 
     def _fetch(self, running: _Running, order: Order, now_s: float) -> None:
         source = _local(running.sources.popleft())
@@ -220,7 +226,9 @@ class Carrier:
                 return (LeaveEnded(lease, ended.fault), *self._seen())
             case _:
                 self._running = None
-                if ended.fault:
+                # What an admin has ordered and cannot be done is tried again and again; it is said once.
+                if ended.fault != self._failed:
+                    self._failed = ended.fault
                     log.warning("%s: %s", type(running.effect).__name__, ended.fault)
                 return self._seen()
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import zstandard
 
-from abupdate.formats import bundle, fleetlog, manifest, record, signature, ubootenv
+from abupdate.formats import bundle, fleetlog, manifest, peerhealth, record, signature, ubootenv
+from abupdate.formats.peerhealth import PeerHealth
 from abupdate.formats.ubootenv import Environment, Scheme
 from abupdate.model import Attempt, Manifest, Phase, Recipient, Record, Sealing, SlotRecord, SlotState
 from tests.hostile import specimen
@@ -80,6 +81,7 @@ def seeds() -> dict[str, list[bytes]]:
         "fwenv": [text.encode() for text in _FWENV],
         "mounts": [text.encode() for text in _MOUNTS],
         "config": [text.encode() for text in _FRAGMENTS],
+        "peers": [peerhealth.encode(PeerHealth(12.5, True, ("gw1", "gw\u00fc"), 2))],
         "health": [b"disk ok\nlink down\n", "Temperatur 40 °C\r\n\x1b[31mrot\x1b[0m".encode(), b"\xff\xfe\x00" * 9],
         "codec": _frames(),
     }

@@ -30,6 +30,7 @@ from abupdate.formats import (
     keyring,
     manifest,
     mountinfo,
+    peerhealth,
     record,
     rotation,
     signature,
@@ -392,6 +393,18 @@ def run_health(data: bytes) -> bool:
     return bool(line)
 
 
+def run_peers(data: bytes) -> bool:
+    """The word of the fleet's daemon for the health check."""
+    try:
+        found = peerhealth.decode(data)
+    except Refused:
+        return False
+    again = peerhealth.encode(found)
+    assert peerhealth.decode(again).doubters == found.doubters
+    assert len(again) < 64 * KIB
+    return True
+
+
 def run_codec(data: bytes) -> bool:
     """Stored bytes behind the signed size (4 bytes): only one whole frame of that very size is decoded."""
     size, stored = int.from_bytes(data[:4], "little") % (chunktable.MAX_CHUNK_BYTES + 1), data[4:]
@@ -489,6 +502,7 @@ TARGETS: Mapping[str, Target] = {
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
     "mounts": Target(run_mounts, shapes.mutate_lines, 256 * KIB, 200),
     "config": Target(run_config, shapes.mutate_lines, MIB, 400),
+    "peers": Target(run_peers, shapes.mutate_lines, 256 * KIB, 100),
     "health": Target(run_health, shapes.mutate_lines, 256 * KIB, 100),
     "codec": Target(run_codec, mutate_codec, 18 * MIB, 20),
 }

@@ -70,7 +70,7 @@ class Bench:
             hooks=lambda kind: (*program, "hooks", kind),
             has_hooks=lambda kind: (folder / f"{kind}.d").exists(),
         )
-        self.carrier = Carrier(commands, self.look, kept=kept, drain_s=10, hook_s=10)
+        self.carrier = Carrier(commands, self.look, lambda index: f"gw{index}", kept=kept, drain_s=10, hook_s=10)
 
     def look(self) -> Device:
         if self.broken:
@@ -169,7 +169,7 @@ def test_the_programs_are_told_what_comes(bench: Bench) -> None:
     bench.want(Leave(7, replace(ORDER, rollback_version="1.0"), V2, back=True))
     bench.run(1)
     assert bench.calls == [["leave", "--lease", "7", "--bundle", V2.hex()]]
-    assert bench.said == [{"event": "leave", "lease": 7, "order": ORDER.id.hex(), "bundle": V2.hex(), "version": "1.0", "back": True}]
+    assert bench.said == [{"event": "drain", "lease": 7, "order": ORDER.id.hex(), "bundle": V2.hex(), "version": "1.0", "back": True}]
 
 
 def test_a_reboot_that_was_ordered_and_does_not_come_ends_the_leave(bench: Bench) -> None:
@@ -198,6 +198,14 @@ def test_whatever_else_fails_the_device_is_looked_at(bench: Bench, effect: objec
     assert bench.carrier.doing == ""
 
 
+def test_an_order_that_cannot_be_carried_out_is_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    for calls in (1, 2, 3):
+        bench.answer("back", 6, "it is on neither slot")
+        bench.want(RollBackNow(ORDER))
+        bench.run(calls)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["RollBackNow: it is on neither slot"]
+
+
 def test_hooks_run_one_after_the_other_in_order_and_beside_what_acts_on_the_device(bench: Bench) -> None:
     for kind in ("peer-leaving", "peer-returned", "restore"):
         (bench.folder / f"{kind}.d").touch()
@@ -222,7 +230,7 @@ def test_hooks_are_told_who_leaves_and_for_how_long(bench: Bench) -> None:
     (bench.folder / "peer-leaving.d").touch()
     bench.want(PeerLeaving(2, 9, 600))
     bench.run(1)
-    assert bench.said == [{"event": "peer-leaving", "node": 2, "lease": 9, "expected_s": 600}]
+    assert bench.said == [{"event": "peer-leaving", "node": "gw2", "lease": 9, "expected_s": 600}]
 
 
 def test_a_device_that_cannot_be_looked_at_is_said_once_and_no_event(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

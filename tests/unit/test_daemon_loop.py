@@ -162,7 +162,7 @@ class Bench:
         self.health: list[PeerHealth] = []
         self.path = folder / "fleet.sock"
         none = Commands(lambda *words: ("false",), lambda *words: ("false",), lambda kind: ("false",), lambda kind: False)
-        self.carrier = Carrier(none, lambda: self.device, kept=0, drain_s=1, hook_s=1)
+        self.carrier = Carrier(none, lambda: self.device, str, kept=0, drain_s=1, hook_s=1)
         self.control = ControlServer(self.path)
 
     def run(self) -> int:
@@ -385,6 +385,7 @@ def test_who_waits_for_a_slot_is_answered_when_it_comes(bench: Bench) -> None:
     ("view", "word", "code"),
     [
         (VIEW, "no open plan", 6),
+        (replace(VIEW, orders=(PendingOrder(ORDER, True, frozenset({1}), 3, {}),)), "1 of", 6),
         (replace(VIEW, plan=replace(PLAN, nodes=frozenset({1}))), "no open plan", 6),
         (replace(VIEW, plan=replace(PLAN, order=replace(ORDER, bundle=NOTHING))), "no open plan", 6),
         (replace(VIEW, plan=replace(PLAN, back=True)), "no open plan", 6),

@@ -89,9 +89,10 @@ def test_a_rolling_update_of_four(folder: Path, kit: Kit) -> None:
         assert endings == ["complete"] * 4
         said = [json.loads(line) for line in (site.members[0].device.folder / "hooks.log").read_text().splitlines()]
         events = [one["event"] for one in said]
-        assert (events.count("leave"), events.count("restore")) == (1, 1)
+        assert (events.count("drain"), events.count("restore")) == (1, 1)
+        assert {one["node"] for one in said if one["event"] == "peer-leaving"} <= {"gw2", "gw3", "gw4"}
         assert events.count("peer-leaving") >= 1
-        assert next(one for one in said if one["event"] == "leave")["order"] == order
+        assert next(one for one in said if one["event"] == "drain")["order"] == order
 
 
 def test_a_device_that_falls_back_halts_the_plan_and_says_why(folder: Path, kit: Kit) -> None:
