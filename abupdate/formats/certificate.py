@@ -21,8 +21,8 @@ from itertools import pairwise
 from abupdate.errors import Refused
 from abupdate.formats.entries import MAX_ENTRY_BYTES
 from abupdate.formats.frame import MAX_ROUND, SIGNATURE_BYTES
-from abupdate.formats.membership import MAX_VOTERS
 from abupdate.formats.messages import EVERYBODY
+from abupdate.formats.siterules import MAX_VOTERS
 
 _HEAD = struct.Struct(">IH32sH")
 _VOTE = struct.Struct(f">B{SIGNATURE_BYTES}s")

@@ -1,7 +1,7 @@
-"""What bundle.py and keyring.py decode with `struct`, declared in construct: the specification in a form that runs.
+"""What bundle.py, keyring.py, membership.py and order.py decode with `struct`, declared in construct: a specification that runs.
 
 Tests hold the two against each other. Nothing that runs on a device imports this module: importing construct costs 40 ms. The
-declarations say where the bytes are; the rules about their values (bounds, order, one encoding) are those of bundle.py's text.
+declarations say where the bytes are; the rules about their values (bounds, order, one encoding) are those of the modules' texts.
 """
 
 from __future__ import annotations
@@ -105,3 +105,67 @@ KEYRING = c.Struct(
     signatures=_records(c.this.signatures_bytes, {0x0001: _SIGNATURE}),
 )
 CHAIN = c.GreedyRange(KEYRING)
+
+
+def _signed_file(magic: bytes, body: Any) -> Any:
+    """The files that people sign for a site (signedfile.py)."""
+    return c.Struct(
+        magic=c.Const(magic),
+        version=c.Const(1, c.Int16ul),
+        flags=c.Const(0, c.Int16ul),
+        body_bytes=c.Int32ul,
+        signatures_bytes=c.Int32ul,
+        signatures_sha256=c.Bytes(32),
+        body=_records(c.this.body_bytes, body),
+        signatures=_records(c.this.signatures_bytes, {0x0001: _SIGNATURE}),
+    )
+
+
+MEMBERSHIP = _signed_file(
+    b"\x89ABM\r\n\x1a\n",
+    {
+        0x0001: _UTF8,
+        0x0002: c.Int16ul,
+        0x0003: c.Bytes(32),
+        0x0004: c.Int16ul,
+        0x0005: c.Int16ul,
+        0x0006: c.Int8ul,
+        0x0007: c.Int8ul,
+        0x0008: c.Int8ul,
+        0x0009: c.Flag,
+        0x000A: c.Int16ul,
+        0x0010: _sequence({0x0001: _UTF8, 0x0002: c.Int8ul}),
+        0x0020: _sequence({0x0001: c.Int8ul, 0x0002: c.Bytes(32), 0x0003: _UTF8, 0x0004: c.Flag, 0x0005: _UTF8}),
+        0x0030: c.Int8ul,
+        0x0031: c.Bytes(32),
+        0x0032: c.Int8ul,
+        0x0033: c.Int8ul,
+        0x0034: c.Bytes(32),
+        0x0040: _sequence({0x0001: c.Bytes(32), 0x0002: c.Int32ul, 0x0003: c.Struct(node=c.Int8ul, lease=c.Int32ul)}),
+    },
+)
+ORDER = _signed_file(
+    b"\x89ABO\r\n\x1a\n",
+    {
+        0x0001: c.Enum(c.Int8ul, UPDATE=1, CANCEL=2, PAUSE=3, RESUME=4, ROLLBACK=5, EVICT=6, LOST=7),
+        0x0002: c.Bytes(32),
+        0x0003: c.Int16ul,
+        0x0004: c.Int32ul,
+        0x0010: c.Bytes(32),
+        0x0011: _UTF8,
+        0x0012: c.Int64ul,
+        0x0013: _UTF8,
+        0x0014: _UTF8,
+        0x0015: c.Int8ul,
+        0x0016: c.Int8ul,
+        0x0017: c.Int8ul,
+        0x0018: c.Enum(c.Int8ul, HOLD=0, ROLLBACK=1),
+        0x0019: c.Bytes(32),
+        0x001A: _UTF8,
+        0x001B: c.Int32ul,
+        0x0020: c.Bytes(32),
+        0x0021: _UTF8,
+        0x0022: c.Int8ul,
+        0x0023: c.Flag,
+    },
+)

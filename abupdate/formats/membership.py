@@ -44,20 +44,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from abupdate.errors import Refused
-from abupdate.formats import signature, text, tlv
+from abupdate.formats import signature, siterules, text, tlv
 from abupdate.formats.messages import EVERYBODY
 from abupdate.formats.signature import Domain
 from abupdate.formats.signedfile import MAX_BODY_BYTES, Form, flag, hash_of, number
+from abupdate.formats.siterules import MAX_MEMBERS, MIN_MEMBERS
 from abupdate.model import Signature
 
 MAGIC = b"\x89ABM\r\n\x1a\n"
 FORM = Form(MAGIC, "a membership", "`abupdate fleet init` makes one")
-MIN_MEMBERS, MAX_MEMBERS = 3, 64
-MAX_VOTERS = 16
 MAX_KEYS = 64
 MAX_HEARTBEAT_S = 3600
-WIRE_VERSION = 1
-STORE_VERSION = 1
 
 _SITE, _EPOCH, _GENESIS, _WIRE, _STORE, _FAULTS, _MIN_UP, _APPROVALS, _STALL_OK, _HEARTBEAT = range(0x0001, 0x000B)
 _GROUP, _MEMBER, _RECOVERY = 0x0010, 0x0020, 0x0040
@@ -161,7 +158,7 @@ def body(membership: Membership) -> bytes:
     The order of members and keys does not matter. Raises Refused where a rule is broken.
     """
     records = [
-        (_SITE, membership.site.encode()),
+        (_SITE, text.encoded(membership.site, "the name of the site")),
         (_EPOCH, number(membership.epoch, 2, "the epoch")),
         *([(_GENESIS, membership.genesis)] if membership.epoch != 1 else []),
         (_WIRE, number(membership.wire_version, 2, "the wire version")),
@@ -222,7 +219,9 @@ def _check_roots(judge: Membership, signed: Membership, whose: str) -> None:
 
 
 def _encode_group(name: str, min_up: int) -> bytes:
-    return tlv.pack([(_GROUP_NAME, name.encode()), (_GROUP_MIN_UP, number(min_up, 1, f"min_up of the group {name}"))])
+    return tlv.pack(
+        [(_GROUP_NAME, text.encoded(name, "the name of a group")), (_GROUP_MIN_UP, number(min_up, 1, f"min_up of the group {name}"))]
+    )
 
 
 def _encode_member(member: Member) -> bytes:
@@ -230,9 +229,9 @@ def _encode_member(member: Member) -> bytes:
         [
             (_INDEX, number(member.index, 1, "a node's index")),
             (_KEY, member.key),
-            (_NAME, member.name.encode()),
+            (_NAME, text.encoded(member.name, "the name of a node")),
             (_VOTER, bytes([member.voter])),
-            *((_IN_GROUP, name.encode()) for name in sorted(member.groups)),
+            *((_IN_GROUP, text.encoded(name, "the name of a group")) for name in sorted(member.groups)),
         ]
     )
 
@@ -282,7 +281,7 @@ def _decode(body: bytes, signatures: tuple[Signature, ...]) -> Membership:
         signatures=signatures,
         by_index={member.index: member for member in members},
     )
-    _check(membership)
+    siterules.check(membership)
     return membership
 
 
@@ -355,46 +354,3 @@ def _decode_recovery(value: bytes) -> Recovery:
             raise Refused(f"the recovery names the lease {number}, and its last height is {height}")
         leases[node] = number
     return Recovery(hash_of(tlv.one(found, _OLD_GENESIS, what), "the genesis of the recovery"), height, leases)
-
-
-def _check(one: Membership) -> None:
-    """The rules between the numbers: every voter must come to the same result, so nothing else than the body counts here."""
-    nodes, voters = len(one.members), len(one.voters)
-    if one.epoch < 1 or one.heartbeat_s < 1:
-        raise Refused(f"the membership has epoch {one.epoch} and a heartbeat every {one.heartbeat_s} s")
-    if one.wire_version != WIRE_VERSION or one.store_version != STORE_VERSION:
-        raise tlv.newer(f"a membership with wire version {one.wire_version} and store version {one.store_version}")
-    if voters != min(nodes, MAX_VOTERS):
-        raise Refused(f"{voters} of the {nodes} nodes are voters instead of {min(nodes, MAX_VOTERS)}")
-    if one.faults > (voters - 1) // 3:
-        raise Refused(f"f is {one.faults}, and {voters} voters outlast {(voters - 1) // 3} malicious ones at most")
-    if not 1 <= one.min_up < nodes:
-        raise Refused(f"min_up is {one.min_up} instead of 1 to {nodes - 1}", "or no node could ever go down")
-    if not one.faults + 1 <= one.approvals <= nodes - one.faults:
-        raise Refused(f"{one.approvals} approvals are needed instead of {one.faults + 1} to {nodes - one.faults}")
-    _check_groups(one)
-    for role, keys, threshold in (("root", one.roots, one.root_threshold), ("admin", one.admins, one.admin_threshold)):
-        if not 1 <= threshold <= len(keys):
-            raise Refused(f"the membership has {len(keys)} {role} keys and a threshold of {threshold}")
-    if not one.admin_threshold <= one.now_threshold <= len(one.admins):
-        raise Refused(f"the threshold for a rollback now is {one.now_threshold} instead of {one.admin_threshold} to {len(one.admins)}")
-    if one.recovery is not None:
-        if one.epoch != 1:
-            raise Refused("the membership is a recovery, and not of epoch 1")
-        for node in one.recovery.leases:
-            if node not in one.by_index:
-                raise Refused(f"the recovery names a lease of node {node}, which is none of the site")
-
-
-def _check_groups(one: Membership) -> None:
-    sizes = dict.fromkeys(one.groups, 0)
-    for member in one.members:
-        for name in member.groups:
-            if name not in sizes:
-                raise Refused(f"node {member.name} is in the group {name}, which the membership does not have")
-            sizes[name] += 1
-    for name, size in sizes.items():
-        if not size:
-            raise Refused(f"no node is in the group {name}")
-        if one.groups[name] >= size:
-            raise Refused(f"min_up of the group {name} is {one.groups[name]} of {size} nodes", "or none of them could ever go down")

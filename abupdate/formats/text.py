@@ -36,3 +36,11 @@ def matching(pattern: re.Pattern[bytes], value: bytes, what: str) -> str:
     if not pattern.fullmatch(value):
         raise Refused(f"{ascii(value[:80])[1:]} is no {what}")
     return value.decode("ascii")
+
+
+def encoded(value: str, what: str) -> bytes:
+    """Encode a text that may come from a command line, where bytes that are no UTF-8 become lone surrogates. Raises Refused."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise Refused(f"{what} is not UTF-8") from None

@@ -32,11 +32,11 @@ from typing import Any
 from abupdate.errors import ConfigError
 from abupdate.formats.membership import Member, Membership
 from abupdate.formats.messages import EVERYBODY, NOTHING
+from abupdate.formats.siterules import MAX_VOTERS
 from abupdate.host import keyrings, keys, tables
 from abupdate.host.tables import Table
 from abupdate.model import RoleName
 
-MAX_VOTERS = 16
 DEFAULT_HEARTBEAT_S = 5
 _TOP = (
     "site",
