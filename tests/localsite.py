@@ -118,7 +118,7 @@ class LocalSite:
                 member.daemon.kill()
                 member.daemon.wait()
 
-    def propose(self, bundle: str, *words: str) -> str:
+    def propose(self, bundle: str, *words: str | Path) -> str:
         """An admin orders an update at the first member; the order's id."""
         key = ("--key", self.folder / "anna.pem")
         source = ("--source", self.kit[bundle])

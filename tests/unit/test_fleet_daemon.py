@@ -135,6 +135,7 @@ def test_a_drain_that_says_no_defers_and_the_next_one_goes_on(folder: Path, kit:
         assert stubborn.device.status()["attempt"]["lease"] is None, "it never armed anything under a lease"
 
 
+@pytest.mark.slow
 def test_a_daemon_that_is_killed_while_it_drains_goes_down_only_once_and_only_for_its_own_lease(folder: Path, kit: Kit) -> None:
     with local_site(folder, kit, 3) as site:
         for member in site.members:
@@ -188,6 +189,75 @@ def test_flash_with_the_fleet_waits_for_the_slot_or_is_deferred_at_once(folder: 
         assert waiting.returncode == 0, answer
         site.until(me.wants_reboot, "down", 30)
         assert me.device.status()["attempt"]["lease"] == answer["lease"]
+
+
+def update(site: LocalSite, bundle: str, *words: str | Path) -> None:
+    """All of them, to the end."""
+    before = {member.name: member.reboots for member in site.members}
+    site.propose(bundle, *words)
+    down: list[str] = []
+    site.until(
+        lambda: all(member.reboots > before[member.name] for member in site.members) and all(finished(site, of=n) for n in range(3)),
+        f"{bundle} on all",
+        120,
+        lambda: rolling(site.members, down),
+    )
+
+
+@pytest.mark.slow
+def test_a_halted_plan_takes_back_who_was_done_and_an_admin_takes_back_all_at_once(folder: Path, kit: Kit) -> None:
+    kit.bundle("v2b", version="2.1", counter=2, seed=21)
+    with local_site(folder, kit, 3) as site:
+        site.until(lambda: heard(site), "in touch")
+        update(site, "v2")
+        site.propose("v2b", "--on-halt", "rollback", "--rollback-to", str(kit["v2"]))
+        site.until(lambda: any(member.wants_reboot() for member in site.members), "down", 60)
+        (first,) = [member for member in site.members if member.wants_reboot()]
+        first.reboot()
+        first.confirm()
+        others = [member for member in site.members if member is not first]
+        site.until(lambda: any(member.wants_reboot() for member in others), "the next one down", 60)
+        (second,) = [member for member in others if member.wants_reboot()]
+        second.reboot(works=False)
+        second.device.ok("status")
+        site.until(first.wants_reboot, "going back", 60)
+        assert first.device.status()["situation"] == "reboot-pending"
+        first.reboot()
+        site.until(lambda: all(finished(site, of=n) for n in range(3)), "over", 60)
+        for member in site.members:
+            booted = member.device.status()
+            assert booted["slots"][booted["booted"]]["version"] == "2.0", member.name
+        attempt = first.device.status()["attempt"]
+        entries = site.members[0].device.ok("--json", "fleet", "log").document["entries"]
+        (released,) = [release for entry in entries for release in entry.get("releases", ()) if release["lease"] == attempt["lease"]]
+        assert (released["node"], released["ending"]) == (first.name, "complete")
+
+        update(site, "v2b")
+        site.members[1].device.ok("fleet", "rollback", "--to", kit["v2"], "--now", "--key", site.folder / "anna.pem")
+        site.until(lambda: all(member.wants_reboot() for member in site.members), "all down at once", 60)
+        for member in site.members:
+            member.reboot()
+        for member in site.members:
+            booted = member.device.status()
+            assert (booted["slots"][booted["booted"]]["version"], booted["attempt"]["lease"]) == ("2.0", None)
+
+
+@pytest.mark.slow
+def test_nobody_goes_down_while_the_site_is_paused(folder: Path, kit: Kit) -> None:
+    with local_site(folder, kit, 3, fleet='approve = "manual"') as site:
+        site.until(lambda: heard(site), "in touch")
+        key = ("--key", site.folder / "anna.pem")
+        order = site.propose("v2")
+        site.members[0].device.ok("fleet", "pause", "--reason", "shift change", *key)
+        for member in site.members:
+            site.until(lambda member=member: order in json.dumps(member.status().get("orders")), "known", 30)  # type: ignore[misc]
+            member.device.ok("fleet", "approve", order)
+        site.until(lambda: bool(site.members[2].status().get("plan")), "a plan", 60)
+        assert "shift change" in json.dumps(site.members[2].status()["paused"])
+        assert not any(member.wants_reboot() for member in site.members)
+        site.members[1].device.ok("fleet", "resume", *key)
+        down: list[str] = []
+        site.until(lambda: len(down) == 3 and finished(site), "done", 120, lambda: rolling(site.members, down))
 
 
 def resources(member: Member) -> tuple[int, float]:
