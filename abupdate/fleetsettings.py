@@ -30,6 +30,7 @@ SPEC: Mapping[str, tuple[type, object]] = {
     "hook_timeout_s": (int, (1, 600)),
     "hooks": (Path, None),
     "control": (Path, None),
+    "tpm_nv": (int, (0x1000000, 0x1BFFFFF)),
 }
 _INTERFACE = re.compile(r"[^\s/\x00-\x1f]{1,15}")
 _WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
@@ -47,7 +48,7 @@ class FleetSettings:
     serial_turnaround_ms: how long a node needs to go from listening to sending. serial_rs485: the kernel switches the direction.
     approve: "auto" or "manual" (`fleet approve` on this node). window: "HH:MM-HH:MM" in local time when this node lets updates begin,
     empty: always. drain_timeout_s, hook_timeout_s: of each program in `hooks`, the folder of peer-leaving, peer-returned, drain and
-    restore. control: socket of the daemon.
+    restore. control: socket of the daemon. tpm_nv: handle of the TPM's NV index that keeps the number of this node's last start, 0: none.
     """
 
     udp_interface: str = ""
@@ -64,6 +65,7 @@ class FleetSettings:
     hook_timeout_s: int = 30
     hooks: Path = Path("/etc/abupdate")
     control: Path = Path("/run/abupdate/fleet.sock")
+    tpm_nv: int = 0
 
     @property
     def peers(self) -> tuple[tuple[str, int], ...]:

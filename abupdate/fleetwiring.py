@@ -13,6 +13,7 @@ from pathlib import Path
 from abupdate import wiring
 from abupdate.config import Settings
 from abupdate.devices.notify import Notifier
+from abupdate.devices.tpm import BOOTS, TpmFloor
 from abupdate.durable import make_folder
 from abupdate.errors import ConfigError, Failed
 from abupdate.fleet import enrolment, identity, status
@@ -68,9 +69,32 @@ def daemon(settings: Settings, fleet: FleetSettings, program: tuple[str, ...]) -
         drain_s=_HOOK_PROGRAMS * fleet.drain_timeout_s,
         hook_s=_HOOK_PROGRAMS * fleet.hook_timeout_s,
     )
-    world = World(time.monotonic, _boottime_s, lambda: _window_open(fleet), tell_health)
+    outside = starts(settings, fleet, key.public_key)
+    seen = _seen_starts(outside) if outside else None
+    world = World(time.monotonic, _boottime_s, lambda: _window_open(fleet), tell_health, lambda boot: _note_start(outside, boot))
     made = Daemon(node, store, media(fleet), carrier, control, Notifier(), world)
-    return made, Start(int.from_bytes(os.urandom(4)), loaded.fault)
+    return made, Start(int.from_bytes(os.urandom(4)), loaded.fault, None if seen is None else seen + 1)
+
+
+def starts(settings: Settings, fleet: FleetSettings, key: bytes) -> TpmFloor | None:
+    """What keeps the number of this node's starts outside of the log, where one is configured. key: the node's; another has its own."""
+    return TpmFloor(fleet.tpm_nv, settings.floor.tpm_tcti, domain=BOOTS + key) if fleet.tpm_nv else None
+
+
+def _seen_starts(outside: TpmFloor) -> int | None:
+    try:
+        return outside.value()
+    except Failed as error:
+        log.warning("whether the log is the newest one is for the peers alone to tell: %s", error.line)
+        return None
+
+
+def _note_start(outside: TpmFloor | None, boot: int) -> None:
+    if outside is not None:
+        try:
+            outside.raise_to(boot)
+        except Failed as error:
+            log.warning("%s", error.line)
 
 
 def _options(fleet: FleetSettings) -> Options:

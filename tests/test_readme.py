@@ -79,11 +79,11 @@ def test_the_configuration_that_is_shown() -> None:
 
 
 def test_the_section_of_a_sites_member_that_is_shown() -> None:
-    """Every key, with its default, but for the one that has none."""
+    """Every key, with its default, but for those that have none."""
     (text,) = [block for block in blocks(README.read_text()) if block.startswith("[fleet]")]
     said = tomllib.loads(text)["fleet"]
     assert said.keys() == {field.name for field in fields(FleetSettings)}
-    assert said.pop("udp_interface") == "eth0"
+    assert (said.pop("udp_interface"), said.pop("tpm_nv")) == ("eth0", 0x1500011)
     defaults = FleetSettings()
     for name, value in said.items():
         default = getattr(defaults, name)

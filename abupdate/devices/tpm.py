@@ -1,5 +1,7 @@
 """The floor's copy in a TPM: one NV index, reached through the executables of tpm2-tools. It is only ever raised.
 
+A fleet's node keeps the number of its last start in another one, with a domain of its own.
+
 The index holds 16 bytes: the counter (8, big-endian) and the first 8 bytes of SHA-256("abupdate floor v1" 00 | counter). An ordinary
 index, not one of the TPM's own counters: those move by one a command, begin wherever the TPM's highest one ever stood, and security
 counters may be dates. The check tells our value from an erased index and from what another program keeps there: neither must ever
@@ -24,7 +26,8 @@ from abupdate.errors import Failed
 
 SIZE_BYTES = 16
 ATTRIBUTES = "authread|authwrite|ownerread|ownerwrite|no_da"
-_DOMAIN = b"abupdate floor v1\0"
+FLOOR = b"abupdate floor v1\0"
+BOOTS = b"abupdate boots v1\0"
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT_BYTES = 16 * 1024
 _KILL_GRACE_S = 0.2
@@ -41,11 +44,12 @@ class _Absent(Exception):
 class TpmFloor:
     """`ports.FloorCopy` in an NV index."""
 
-    def __init__(self, index: int, tcti: str, patience_s: float = 8.0, search: str = _SEARCH) -> None:
+    def __init__(self, index: int, tcti: str, patience_s: float = 8.0, search: str = _SEARCH, domain: bytes = FLOOR) -> None:
         """index: its handle. tcti: how tpm2-tools reach the TPM, such as device:/dev/tpmrm0. patience_s: for one call of ours in all.
 
-        search: folders of the tools, by colons.
+        search: folders of the tools, by colons. domain: what the counter is, and whose.
         """
+        self._domain = domain
         self._index = f"{index:#x}"
         self._tcti = tcti
         self._patience_s = patience_s
@@ -77,13 +81,13 @@ class TpmFloor:
             if not counter:
                 return
             self._define(end_s)
-        self._say(("tpm2_nvwrite", "-C", self._index, "-i", "-", self._index), end_s, encode(counter))
+        self._say(("tpm2_nvwrite", "-C", self._index, "-i", "-", self._index), end_s, encode(counter, self._domain))
         try:
             seen = self._read(end_s)
         except _Absent:
             seen = -1
         if seen != counter:
-            raise Failed(f"{self.name} does not show the floor {counter} that was written to it")
+            raise Failed(f"{self.name} does not show the counter {counter} that was written to it")
 
     def _end(self) -> float:
         return time.monotonic() + self._patience_s
@@ -92,7 +96,7 @@ class TpmFloor:
         command = ("tpm2_nvread", "-C", self._index, "-s", str(SIZE_BYTES), self._index)
         code, output, errors = self._run(command, end_s)
         if code == 0:
-            return decode(output, self.name)
+            return decode(output, self.name, self._domain)
         if _NEVER_WRITTEN.search(errors):
             return 0
         if _ABSENT.search(errors):
@@ -154,17 +158,18 @@ class TpmFloor:
         return code, output, errors
 
 
-def encode(counter: int) -> bytes:
+def encode(counter: int, domain: bytes = FLOOR) -> bytes:
     """The index's 16 bytes for a counter (0 to 2^64-1)."""
     raw = counter.to_bytes(8, "big")
-    return raw + hashlib.sha256(_DOMAIN + raw).digest()[:8]
+    return raw + hashlib.sha256(domain + raw).digest()[:8]
 
 
-def decode(data: bytes, name: str) -> int:
+def decode(data: bytes, name: str, domain: bytes = FLOOR) -> int:
     """The counter in the index's 16 bytes. Raises Failed for anything that `encode` did not make."""
     counter = int.from_bytes(data[:8], "big")
-    if data != encode(counter):
-        raise Failed(f"{name} holds something that is no floor", "is it another program's? choose a free index, or remove this one")
+    if data != encode(counter, domain):
+        what = "floor" if domain == FLOOR else "number of this node's starts"
+        raise Failed(f"{name} holds something that is no {what}", "is it another program's? choose a free index, or remove this one")
     return counter
 
 

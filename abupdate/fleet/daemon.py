@@ -40,6 +40,8 @@ from abupdate.log import log
 from abupdate.ports import Announcer
 
 LOOK_S = 5.0
+# A daemon that starts again and again must not wear out a TPM.
+NOTE_AFTER_S = 60.0
 # Frames of one medium between two looks at everything else: a flood must not keep the node from speaking.
 _FRAMES_AT_ONCE = 64
 
@@ -49,13 +51,14 @@ class World:
     """What the daemon asks the system for.
 
     clock: seconds that never go back. boottime_s: since boot, with suspend. window_open: of this moment, by local time. tell_health: puts
-    the word for the trial's health check where that looks for it.
+    the word for the trial's health check where that looks for it. note_start: keeps the number of this start outside the log.
     """
 
     clock: Callable[[], float]
     boottime_s: Callable[[], float]
     window_open: Callable[[], bool]
     tell_health: Callable[[PeerHealth], None]
+    note_start: Callable[[int], None]
 
 
 class Stop(Exception):
@@ -86,6 +89,7 @@ class Daemon:
         self._answers = Answers(control, core, self._hand_in, self.counters)
         self._conditions = Conditions()
         self._look_s = 0.0
+        self._note_s = 0.0
         self._status = ""
         self._wake = -1
         self._stop = False
@@ -109,6 +113,7 @@ class Daemon:
 
     def _begin(self, start: Start) -> None:
         now_s = self._world.clock()
+        self._note_s = now_s + NOTE_AFTER_S
         # First: before the window is known to be open it is not.
         self._conditions = Conditions(window_open=self._world.window_open())
         self._hand_in(self._conditions)
@@ -140,6 +145,9 @@ class Daemon:
     def _look(self, now_s: float) -> None:
         """At the device, and at what the node makes of its peers."""
         self._look_s = now_s + LOOK_S
+        if now_s >= self._note_s:
+            self._note_s = math.inf
+            self._world.note_start(self._core.boot)
         seen = self._carrier.observe()
         if seen is not None:
             self._hand_in(seen)

@@ -115,6 +115,11 @@ class Node:
         self.decided = 0
         self.wake_s = 0.0
 
+    @property
+    def boot(self) -> int:
+        """See ports.Core."""
+        return self._site.wire.boot
+
     # -- events
 
     def handle(self, event: Event, now_s: float) -> tuple[Effect, ...]:

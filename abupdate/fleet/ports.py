@@ -69,6 +69,10 @@ class Core(Protocol):
     def wake_s(self) -> float:
         """When it wants a Tick at the latest."""
 
+    @property
+    def boot(self) -> int:
+        """The number of this start."""
+
     def handle(self, event: Event, now_s: float) -> tuple[Effect, ...]:
         """What there is to do after this event. Raises Refused for a `Submitted` that cannot be valid."""
 

@@ -64,6 +64,7 @@ class Core:
     events: list[Event] = field(default_factory=list)
     now: View = VIEW
     wake_s: float = math.inf
+    boot: int = 5
     after: Callable[[Event], None] = lambda event: None
     refuse: bool = False
 
@@ -160,13 +161,14 @@ class Bench:
         self.window_open = True
         self.device = IDLE
         self.health: list[PeerHealth] = []
+        self.starts: list[int] = []
         self.path = folder / "fleet.sock"
         none = Commands(lambda *words: ("false",), lambda *words: ("false",), lambda kind: ("false",), lambda kind: False)
         self.carrier = Carrier(none, lambda: self.device, str, kept=0, drain_s=1, hook_s=1)
         self.control = ControlServer(self.path)
 
     def run(self) -> int:
-        world = World(lambda: self.now_s, lambda: 5000.0, lambda: self.window_open, self.health.append)
+        world = World(lambda: self.now_s, lambda: 5000.0, lambda: self.window_open, self.health.append, self.starts.append)
         daemon = Daemon(self.core, self.notes, [self.notes], self.carrier, self.control, self.announcer, world)
         return daemon.run(Start(1))
 
@@ -271,7 +273,7 @@ def test_the_device_the_window_and_the_peers_are_looked_at_again_and_again(bench
             if looks == 2:
                 bench.window_open = False
                 bench.core.now = replace(VIEW, members={**VIEW.members, 2: Seen(0.5, trial=True, healthy=False)}, doubters=frozenset({3}))
-            if looks == 3:
+            if looks == 14:
                 stop()
 
     def receive(now_s: float, limit: int) -> Iterator[tuple[bytes, str]]:
@@ -284,6 +286,8 @@ def test_the_device_the_window_and_the_peers_are_looked_at_again_and_again(bench
     assert bench.core.of(Conditions) == [Conditions(), Conditions(window_open=False, doubts=frozenset({2}))]
     assert bench.health[0] == PeerHealth(5000.0, True, (), 1)
     assert bench.health[1] == PeerHealth(5000.0, True, ("gw3",), 1)
+    assert bench.now_s > 160
+    assert bench.starts == [5], "kept outside the log once, when it has run for a while"
 
 
 def test_a_supervisor_that_waits_for_a_word_gets_it(bench: Bench) -> None:

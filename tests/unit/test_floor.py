@@ -464,8 +464,8 @@ def test_strange_tools(tmp_path: Path, body: str, match: str) -> None:
 @pytest.mark.parametrize(
     ("wrote", "match"),
     [
-        ("cat > /dev/null", "does not show the floor 3"),
-        ("cat > /dev/null; rm INDEX", "does not show the floor 3"),
+        ("cat > /dev/null", "does not show the counter 3"),
+        ("cat > /dev/null; rm INDEX", "does not show the counter 3"),
         ("head -c 8 > INDEX", "no floor"),
         ("echo 'ERROR: locked' >&2; exit 1", "tpm2_nvwrite: locked"),
         ("cat > INDEX", ""),
