@@ -5,6 +5,7 @@ The harness believes no device: who was up is told by power (starts, resets, boo
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -16,13 +17,25 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from qemu.console import ConsoleError
 from qemu.device import DEVICES, IMAGES, TREE, Device, Ran
 from qemu.lan import Hub
 
 KEYS = TREE / ".cache/images/keys"
 HEARTBEAT_S = 2
-SITE_CONFIG = '[fleet]\nudp_interface = "eth0"\nhooks = "/data/site"\n'
+SITE_CONFIG = """\
+[fleet]
+udp_interface = "eth0"
+hooks = "/data/site"
+[health]
+dir = "/data/site/health.d"
+interval_s = 2
+[trial]
+window_s = 30
+tries = 1
+"""
 JOIN_TIMEOUT_S = 120.0
+ANSWER_S = 25.0
 
 
 def abupdate(*words: str | Path, cwd: Path) -> str:
@@ -86,8 +99,9 @@ class Site:
             self.note(number, "on")
             device = self.devices[number]
             device.boot(180)
-            coded = self._config.replace("\n", "\\n")
-            device.check(f"mkdir -p -m 700 /data/site/config.d; printf '{coded}' >/data/site/config.d/fleet.toml")
+            coded = base64.b64encode(self._config.encode()).decode()
+            folders = "/data/site/config.d /data/site/health.d"
+            device.check(f"mkdir -p {folders}; chmod 700 {folders}; echo {coded} | base64 -d >/data/site/config.d/fleet.toml")
             device.check(f"echo 192.0.2.{number + 1}/24 >/data/site/address; . /etc/init.d/site")
             return str(json.loads(device.check("abupdate --json fleet join", JOIN_TIMEOUT_S))["key"])
 
@@ -123,8 +137,6 @@ class Site:
 
     def put(self, number: int, path: Path, place: str) -> None:
         """Write a small file to a device, over its console."""
-        import base64
-
         coded = base64.b64encode(path.read_bytes()).decode()
         device = self.devices[number]
         device.check(f"rm -f {place}.b64")
@@ -136,7 +148,7 @@ class Site:
 
     def status(self, number: int) -> dict[str, Any]:
         """What a device says of the site."""
-        ran = self.devices[number].run("abupdate --json fleet status", 60)
+        ran = self.devices[number].run("abupdate --json fleet status", ANSWER_S)
         document: dict[str, Any] = json.loads(ran.output) if ran.exit_code == 0 else {}
         return document
 
@@ -153,7 +165,30 @@ class Site:
         said = abupdate("--json", "fleet", *words, "-o", file, "--membership", "site.abm", "--seq", str(seq), *keys, cwd=self.folder)
         self.put(number, file, "/data/site/order.abo")
         self.devices[number].check("abupdate fleet propose /data/site/order.abo", 90)
-        return str(json.loads(said)["id"])
+        return str(json.loads(said)["order"])
+
+    def until(self, what: str, seen: Callable[[], Any], timeout_s: float) -> Any:
+        """Ask again and again until the answer is true; return it. Fails with all consoles' tails when time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not (answer := seen()):
+            if time.monotonic() > deadline:
+                tails = "".join(f"\n---- n{number}\n{device.console.tail(25)}" for number, device in enumerate(self.devices))
+                raise AssertionError(f"{what}: not within {timeout_s:.0f} s{tails}")
+            time.sleep(1.0)
+        return answer
+
+    def any_status(self, *but: int) -> dict[str, Any]:
+        """What the first device that answers says of the site; empty where none does. but: not asked, since they may be down."""
+        for number in range(self._count):
+            if number in but:
+                continue
+            try:
+                if status := self.status(number):
+                    return status
+            except ConsoleError:
+                # It went down in the middle of the question.
+                continue
+        return {}
 
     # ---- evidence
 

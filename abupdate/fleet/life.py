@@ -155,6 +155,9 @@ def _attempted(look: Outlook, lease: Lease) -> Move:
         return Wait(Stage.TRIAL)
     if device.armed:
         return TakeBack(lease.height) if _stopped(look, lease) else Again(lease.height)
+    if device.phase is Phase.ARMED:
+        # The trial has ended in the boot store and not yet in the record: the service is about to say how.
+        return Wait(Stage.TRIAL, "waits for the service to record how the trial ended")
     if device.phase is Phase.CONFIRMED:
         if device.booted == device.target:
             return End(Type.COMPLETE, lease.height)

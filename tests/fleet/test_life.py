@@ -91,6 +91,8 @@ def test_what_the_shell_does_is_not_ordered_twice() -> None:
     [
         (attempted(Phase.ARMED, armed=True), Again(9)),
         (attempted(Phase.ARMED, booted=NEW, trial=True), Wait(Stage.TRIAL)),
+        (attempted(Phase.ARMED, booted=NEW), Wait(Stage.TRIAL, "waits for the service to record how the trial ended")),
+        (attempted(Phase.ARMED), Wait(Stage.TRIAL, "waits for the service to record how the trial ended")),
         (attempted(Phase.CONFIRMED, booted=NEW), End(Type.COMPLETE, 9)),
         (attempted(Phase.REVERTED, reason="watchdog"), End(Type.ROLLED_BACK, 9, "watchdog")),
         (attempted(Phase.REVERTED), End(Type.ROLLED_BACK, 9, "the slot came back, nobody knows why")),
