@@ -27,12 +27,13 @@ _ETHERNET, _IPV4, _IPV6, _UDP = 14, 0x0800, 0x86DD, 17
 
 @dataclass(frozen=True)
 class Heard:
-    """A frame of the fleet on the wire. at_s: time.monotonic(). port: of the hub, which is a device's cable."""
+    """A frame of the fleet on the wire. at_s: time.monotonic(). port: of the hub, which is a device's cable. data: the frame."""
 
     at_s: float
     port: int
     source: int
     type: Type
+    data: bytes = b""
 
 
 @dataclass
@@ -168,9 +169,10 @@ class Hub:
 
     def _forward(self, port: _Port, whole: bytes) -> None:
         with self._lock:
-            seen = look(whole[_LENGTH.size :])
+            data = look(whole[_LENGTH.size :])
+            seen = frame.peek(data)
             if seen is not None:
-                self._heard.append(Heard(time.monotonic(), port.number, seen.source, seen.type))
+                self._heard.append(Heard(time.monotonic(), port.number, seen.source, seen.type, data))
             for other in self._ports:
                 lost = (port.number, other.number) in self._cut or self._random.random() < self._loss
                 # A device that does not read must not stop the others.
@@ -190,19 +192,18 @@ class Hub:
         del port.outbox[:sent]
 
 
-def look(ethernet: bytes) -> frame.Head | None:
-    """The header of the fleet's frame in an Ethernet frame, None where it carries something else."""
+def look(ethernet: bytes) -> bytes:
+    """The fleet's frame in an Ethernet frame, empty where it carries something else."""
     if len(ethernet) < _ETHERNET + 20:
-        return None
+        return b""
     kind = int.from_bytes(ethernet[12:14], "big")
     if kind == _IPV4:
-        header = (ethernet[_ETHERNET] & 15) * 4
-        protocol = ethernet[_ETHERNET + 9]
+        header, protocol = (ethernet[_ETHERNET] & 15) * 4, ethernet[_ETHERNET + 9]
     elif kind == _IPV6:
         header, protocol = 40, ethernet[_ETHERNET + 6]
     else:
-        return None
+        return b""
     datagram = ethernet[_ETHERNET + header :]
     if protocol != _UDP or len(datagram) < 8 or int.from_bytes(datagram[2:4], "big") != FLEET_PORT:
-        return None
-    return frame.peek(datagram[8 : int.from_bytes(datagram[4:6], "big")])
+        return b""
+    return datagram[8 : int.from_bytes(datagram[4:6], "big")]

@@ -10,7 +10,7 @@ import pytest
 from qemu.device import IMAGES
 from qemu.site import Site
 
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.qemu, pytest.mark.site, pytest.mark.timeout(1500)]
 
 V2 = IMAGES / "bundles/v2.abu"
 ILL = "#!/bin/sh\ngrep -q 2.0.0 /etc/abu-version && { echo ill with 2.0.0; exit 2; }; exit 0\n"
