@@ -51,6 +51,12 @@ _SEALED = ("tests/formats/test_sealing.py", f"{_UNIT}/test_cli_sealed.py")
 _FLOOR = (f"{_UNIT}/test_floor.py", *_MACHINE)
 _LOG = ("tests/formats/test_fleetlog.py", f"{_UNIT}/test_fleet_store.py")
 _NODE_KEY = (f"{_UNIT}/test_fleet_identity.py",)
+_STANDING = (f"{_UNIT}/test_standing.py",)
+_LEAVE = (f"{_UNIT}/test_leave.py",)
+_CARRIER = (f"{_UNIT}/test_carrier.py",)
+_LOOP = (f"{_UNIT}/test_daemon_loop.py",)
+_MEMBER = (f"{_UNIT}/test_member.py",)
+_PEERS = (f"{_UNIT}/test_health_peers.py",)
 
 MUTANTS: tuple[Mutant, ...] = (
     # -- what lies in state_dir is durable, locked, and survives strangers
@@ -1078,7 +1084,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "tpm: what another program keeps is believed",
         "abupdate/devices/tpm.py",
-        "    if data != encode(counter):",
+        "    if data != encode(counter, domain):",
         "    if len(data) != SIZE_BYTES:",
         "an erased index locks every update out",
         (f"{_UNIT}/test_floor.py",),
@@ -1186,5 +1192,120 @@ MUTANTS: tuple[Mutant, ...] = (
         "return stat.S_ISREG(found.st_mode)",
         "a stranger's bootcmd is written into a store that is rebuilt",
         _UBOOT,
+    ),
+    # -- a member of a site: under which lease, after what, and what the others are told
+    Mutant(
+        "lease: an activation by hand takes over the one of an attempt before",
+        "abupdate/machine.py",
+        "previous=facts.booted, lease=request.lease)\n    written",
+        "previous=facts.booted)\n    written",
+        "a device says that it went down under a lease which it never used for that",
+        _STANDING,
+    ),
+    Mutant(
+        "lease: forgotten when a confirmed slot does not start",
+        "abupdate/machine.py",
+        "lease=_lease_towards(record.attempt, failed), reason",
+        "reason",
+        "the lease looks unused, and the device goes down a second time",
+        _STANDING,
+    ),
+    Mutant(
+        "standing: a trial that was ended by hand is over before the reboot",
+        "abupdate/operations/standing.py",
+        "trial=where is Situation.ON_TRIAL or (where is Situation.REBOOT_PENDING and states[facts.booted] is SlotState.BAD),",
+        "trial=where is Situation.ON_TRIAL,",
+        "the lease is given back, and then the device reboots",
+        _STANDING,
+    ),
+    Mutant(
+        "leave: the slot is armed before the programs are asked",
+        "abupdate/operations/leave.py",
+        '    problem = ways.drain()\n    if problem:\n        raise Deferred(f"drain: {problem}", "the programs in drain/ decide")\n'
+        '    _switch(board, now, bundle, lease, "the fleet goes back to it", ways)\n',
+        '    _switch(board, now, bundle, lease, "the fleet goes back to it", ways)\n    problem = ways.drain()\n    if problem:\n'
+        '        raise Deferred(f"drain: {problem}", "the programs in drain/ decide")\n',
+        "a device that is deferred boots the new slot at the next power cut",
+        _LEAVE,
+    ),
+    Mutant(
+        "leave: what is armed for something else is rebooted into",
+        "abupdate/operations/leave.py",
+        "    if now.armed and now.lease == lease and now.target == bundle:",
+        "    if now.armed:",
+        "a bundle that nobody agreed on boots",
+        _LEAVE,
+    ),
+    Mutant(
+        "daemon: sends before the records are durable",
+        "abupdate/fleet/daemon.py",
+        "                continue\n            self._flush(records)\n",
+        "                continue\n",
+        "a vote that a power cut forgets is cast twice",
+        _LOOP,
+    ),
+    Mutant(
+        "daemon: a flood is taken to its end",
+        "abupdate/fleet/daemon.py",
+        "medium.receive(now_s, _FRAMES_AT_ONCE)",
+        "medium.receive(now_s, 1 << 20)",
+        "whoever floods the network silences every node",
+        _LOOP,
+    ),
+    Mutant(
+        "carrier: what a source's exit code says is believed",
+        "abupdate/fleet/carrier.py",
+        "        if seen and order.bundle in (seen[0].device.written, seen[0].device.booted):",
+        "        if seen and ended.code == 0:",
+        "a node approves a bundle that it does not hold",
+        _CARRIER,
+    ),
+    Mutant(
+        "carrier: a source that is away for now rejects the order",
+        "abupdate/fleet/carrier.py",
+        "        final = len(lasting) == len(running.faults)",
+        "        final = True",
+        "a server that is down for a minute ends a rollout",
+        _CARRIER,
+    ),
+    Mutant(
+        "flash: the order's bundle is not asked for",
+        "abupdate/cli/device.py",
+        "            if options.bundle not in (None, found.hex()):",
+        "            if options.bundle is None and found.hex() == options.bundle:",
+        "a source overwrites the slot with something that nobody ordered",
+        _MEMBER,
+    ),
+    Mutant(
+        "member: any revert with a reboot is let through",
+        "abupdate/cli/device.py",
+        "    if options.reboot and settings.fleet is not None and not standing(board).trial:",
+        "    if options.reboot and settings.fleet is None:",
+        "a device goes down while the site counts on it",
+        _MEMBER,
+    ),
+    Mutant(
+        "health: a daemon that is silent says that all is well",
+        "abupdate/health/peers.py",
+        "        return word if now_s - STALE_S <= word.at_s <= now_s + 1.0 else None",
+        "        return word",
+        "an image whose daemon dies is confirmed",
+        _PEERS,
+    ),
+    Mutant(
+        "health: doubts of the peers hold back nothing",
+        "abupdate/health/watch.py",
+        "if decision.verdict is Verdict.CONFIRM and self._peers is not None and (why",
+        "if decision.verdict is Verdict.WAIT and self._peers is not None and (why",
+        "an image that only its peers see to be ill is confirmed",
+        _PEERS,
+    ),
+    Mutant(
+        "doubts: who is silent with a lease is not doubted",
+        "abupdate/fleet/outlook.py",
+        "(seen.trial or node in holders) and",
+        "seen.trial and",
+        "a device whose new network is deaf is confirmed by peers that never heard it",
+        _LOOP,
     ),
 )
