@@ -62,6 +62,7 @@ def _patient() -> dict[str, bytes | None]:
 VARIANTS = (
     Variant("v1", "1.0.0", 10, "what slot A holds from the factory"),
     Variant("v2", "2.0.0", 20, "a good update"),
+    Variant("v2-1", "2.1.0", 20, "a good update that can be taken back to 2.0.0"),
     Variant("v3", "3.0.0", 30, "one more good update"),
     Variant("old-release", "2.0.0", 20, "a good update with the agent of an earlier release", files=_patient(), agent=OLD_RELEASE),
     Variant("petter", "3.0.0", 30, "good, with a watchdog that the initramfs must keep petting", initramfs_fault="petter"),

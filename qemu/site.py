@@ -123,6 +123,10 @@ class Site:
         """The test keys of the images, readable by nobody else."""
         return next(self._images.resolve().glob("keyring-*/keys"))
 
+    def bundle(self, name: str) -> Path:
+        """A bundle of the images, on the workstation."""
+        return self._images / f"bundles/{name}.abu"
+
     def make_admins(self) -> None:
         """Two admins' keys."""
         for number in range(2):
