@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ _ACT_S = 3600.0
 _GOING_DOWN_S = 180.0
 _MAX_HOOKS = 64
 _NOTHING: Mapping[str, object] = {}
+_FAILED = 1
 _REFUSED = 3
 _WRONG_USE = 2
 
@@ -64,7 +66,7 @@ class Commands:
 class _Running:
     """What acts on the device now. sources: of a Prepare, those that were not tried yet. faults: what the tried ones said.
 
-    down_s: the reboot is ordered; when it should have happened.
+    down_s: the reboot is ordered, when it should have happened; or there is no source to try, now.
     """
 
     effect: Acting
@@ -147,7 +149,7 @@ class Carrier:
         if running is None:
             return ()
         if running.job is None:
-            return self._not_down(running, now_s) if now_s >= running.down_s else ()
+            return self._overdue(running, now_s)
         ended = running.job.poll(now_s)
         if ended is None:
             return ()
@@ -187,7 +189,8 @@ class Carrier:
         match effect:
             case Prepare(order):
                 running.sources.extend(order.sources)
-                self._fetch(running, order, now_s)
+                if not self._fetch(running, order, now_s):
+                    running.down_s = now_s
             case Leave(lease, order, bundle, back):
                 words = ("--lease", str(lease), "--bundle", bundle.hex())
                 version = order.rollback_version if back and order.rollback_version else order.version
@@ -207,10 +210,18 @@ class Carrier:
         command = self._commands.act(verb, *words)
         self._running.job = Job(command, limit_s, now_s, said=_line("drain", said), kept=(self._kept,))
 
-    def _fetch(self, running: _Running, order: Order, now_s: float) -> None:
-        source = _local(running.sources.popleft())
-        log.info("fetching version %s from %s", order.version, source)
-        running.job = Job(self._commands.fetch(source, order.bundle), _FETCH_S, now_s)
+    def _fetch(self, running: _Running, order: Order, now_s: float) -> bool:
+        """Begin with the next source; False where there is none any more."""
+        while running.sources:
+            source = _local(running.sources.popleft())
+            if source.startswith("/") and not os.path.lexists(source):
+                # A stick that is not plugged in yet is no reason to reject an order.
+                running.faults.append((_FAILED, f"{source} is not there"))
+                continue
+            log.info("fetching version %s from %s", order.version, source)
+            running.job = Job(self._commands.fetch(source, order.bundle), _FETCH_S, now_s)
+            return True
+        return False
 
     def _ended(self, running: _Running, ended: Ended, now_s: float) -> tuple[Event, ...]:
         match running.effect:
@@ -239,16 +250,22 @@ class Carrier:
             return (Prepared(order.id), *seen)
         running.faults.append((ended.code, ended.fault or "the slot does not hold the order's bundle"))
         log.warning("fetching version %s: %s", order.version, running.faults[-1][1])
-        if running.sources and self._next is None:
-            self._fetch(running, order, now_s)
+        if self._next is None and self._fetch(running, order, now_s):
             return ()
+        return (self._given_up(running, order), *seen)
+
+    def _given_up(self, running: _Running, order: Order) -> Prepared:
         self._running = None
         # One source that may work next time is enough to try again.
         lasting = [fault for code, fault in running.faults if code in (_REFUSED, _WRONG_USE)]
         final = len(lasting) == len(running.faults)
-        return (Prepared(order.id, lasting[0] if final else running.faults[-1][1], final=final), *seen)
+        return Prepared(order.id, lasting[0] if final else running.faults[-1][1], final=final)
 
-    def _not_down(self, running: _Running, now_s: float) -> tuple[Event, ...]:
+    def _overdue(self, running: _Running, now_s: float) -> tuple[Event, ...]:
+        if now_s < running.down_s:
+            return ()
+        if isinstance(running.effect, Prepare):
+            return (self._given_up(running, running.effect.order), *self._seen())
         self._running = None
         log.error("a reboot was ordered %d s ago and has not happened", _GOING_DOWN_S)
         ended = (LeaveEnded(running.effect.lease, "the reboot did not happen"),) if isinstance(running.effect, Leave) else ()

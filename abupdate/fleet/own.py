@@ -37,6 +37,7 @@ class OwnUpdate:
     since: dict[int, float] = field(default_factory=dict)
     _unfit: dict[bytes, str] = field(default_factory=dict)
     _stayed: dict[int, str] = field(default_factory=dict)
+    _trouble: str = ""
     _acted: dict[bytes, float] = field(default_factory=dict)
 
     def observe(self, device: Device) -> None:
@@ -48,6 +49,7 @@ class OwnUpdate:
     def prepared(self, event: Prepared) -> None:
         """A Prepare has ended."""
         self.busy, self.device = "", None
+        self._trouble = event.fault
         if not event.fault:
             self._unfit.pop(event.order, None)
             return
@@ -136,6 +138,7 @@ class OwnUpdate:
                 self._tell(Type.APPROVE, Approve(move.order))
                 return True
             case life.Get():
+                self.why = self._trouble
                 self._get(move.order)
             case life.GoDown():
                 self._go_down(move)

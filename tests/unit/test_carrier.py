@@ -34,7 +34,7 @@ from abupdate.fleet.events import (
 from abupdate.formats.order import Order, OrderKind
 
 NOTHING, V2 = bytes(32), b"\x02" * 32
-SOURCES = ("/one", "file:///two%20words", "http://three/x")
+SOURCES = ("/dev/null", "file:///proc/self", "http://three/x")
 ORDER = Order(b"\x0a" * 32, OrderKind.UPDATE, NOTHING, 1, 1, b"", bundle=V2, version="2.0", sources=SOURCES)
 IDLE = Device(NOTHING, NOTHING, NOTHING, trial=False, armed=False, lease=None, phase=None)
 # Notes its arguments and its input; what it says and how it ends is in the file `answers`, a line for each call of its verb.
@@ -121,7 +121,7 @@ def test_sources_are_tried_in_turn_and_the_slot_says_whether_one_was_right(bench
     bench.want(Prepare(ORDER))
     bench.device = replace(IDLE, written=NOTHING)
     events = bench.run(3)
-    assert bench.calls == [["fetch", source, V2.hex()] for source in ("/one", "/two words", "http://three/x")]
+    assert bench.calls == [["fetch", source, V2.hex()] for source in ("/dev/null", "/proc/self", "http://three/x")]
     assert events == [Prepared(ORDER.id, "the slot does not hold the order's bundle", final=False), Observed(IDLE)]
 
 
@@ -138,8 +138,19 @@ def test_only_refusals_of_all_sources_are_final(bench: Bench) -> None:
     assert bench.run(3) == [Prepared(ORDER.id, "a downgrade", final=True), Observed(IDLE)]
 
 
+def test_a_path_that_is_not_there_is_passed_over_and_no_reason_to_reject(bench: Bench) -> None:
+    gone = replace(ORDER, sources=("/nowhere/one", "file:///nowhere/two%20words"))
+    bench.want(Prepare(gone))
+    assert bench.carrier.wake_s <= bench.now_s()
+    assert bench.carrier.poll(bench.now_s()) == (Prepared(gone.id, "/nowhere/two words is not there", final=False), Observed(IDLE))
+    assert bench.calls == []
+    bench.answer("fetch", 3, "another bundle")
+    bench.want(Prepare(replace(gone, sources=("/nowhere/one", "/dev/null"))))
+    assert bench.run(1)[0] == Prepared(gone.id, "another bundle", final=False)
+
+
 def test_a_newer_prepare_takes_the_place_of_one_that_runs(bench: Bench) -> None:
-    newer = replace(ORDER, id=b"\x0b" * 32, sources=("/newer",))
+    newer = replace(ORDER, id=b"\x0b" * 32, sources=("/dev/zero",))
     bench.answer("fetch", 0, pause_s=30)
     bench.want(Prepare(ORDER))
     while not bench.calls:
@@ -147,7 +158,7 @@ def test_a_newer_prepare_takes_the_place_of_one_that_runs(bench: Bench) -> None:
     bench.want(Prepare(newer))
     bench.device = replace(IDLE, written=V2)
     events = bench.run(2)
-    assert bench.calls[-1] == ["fetch", "/newer", V2.hex()]
+    assert bench.calls[-1] == ["fetch", "/dev/zero", V2.hex()]
     assert Prepared(newer.id) in events
 
 

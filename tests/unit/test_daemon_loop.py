@@ -52,7 +52,9 @@ MEMBERS = tuple(Member(index, bytes([index]) * 32, f"gw{index}", voter=True) for
 BY_INDEX = {one.index: one for one in MEMBERS}
 GENESIS = b"\x01" * 32
 MEMBERSHIP = Membership("bench", 1, GENESIS, GENESIS, b"", MEMBERS, 0, 3, {}, 1, False, 2, (), 1, (), 1, 1, by_index=BY_INDEX)
-ORDER = Order(b"\x0a" * 32, OrderKind.UPDATE, MEMBERSHIP.genesis, 1, 1, b"", bundle=b"\x02" * 32, version="2.0", sources=("/nowhere",))
+ORDER = Order(
+    b"\x0a" * 32, OrderKind.UPDATE, MEMBERSHIP.genesis, 1, 1, b"", bundle=b"\x02" * 32, version="2.0", sources=("http://nowhere/x",)
+)
 VIEW = View(MEMBERSHIP, 0, 7, 0, {index: Seen(0.5, healthy=True) for index in range(4)}, sees_quorum=True)
 
 
