@@ -31,7 +31,7 @@ hooks = "/data/site"
 dir = "/data/site/health.d"
 interval_s = 2
 [trial]
-window_s = 30
+window_s = 45
 tries = 1
 """
 JOIN_TIMEOUT_S = 120.0

@@ -144,14 +144,16 @@ class Daemon:
 
     def _look(self, now_s: float) -> None:
         """At the device, and at what the node makes of its peers."""
-        self._look_s = now_s + LOOK_S
+        view = self._core.view()
+        # As often as the node speaks: its doubts are in its heartbeats, and a peer's trial may end on an old one.
+        self._look_s = now_s + min(LOOK_S, view.membership.heartbeat_s)
         if now_s >= self._note_s:
             self._note_s = math.inf
             self._world.note_start(self._core.boot)
         seen = self._carrier.observe()
         if seen is not None:
             self._hand_in(seen)
-        view = self._core.view()
+            view = self._core.view()
         conditions = Conditions(self._world.window_open(), seen is not None, doubts(view))
         if conditions != self._conditions:
             self._conditions = conditions
