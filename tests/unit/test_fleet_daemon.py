@@ -87,7 +87,9 @@ def test_a_rolling_update_of_four(folder: Path, kit: Kit) -> None:
         assert (kinds.count("order"), kinds.count("plan"), kinds.count("grant")) == (1, 1, 4)
         endings = [release["ending"] for entry in entries for release in entry.get("releases", ())]
         assert endings == ["complete"] * 4
-        said = [json.loads(line) for line in (site.members[0].device.folder / "hooks.log").read_text().splitlines()]
+        notes = site.members[0].device.folder / "hooks.log"
+        site.until(lambda: '"restore"' in notes.read_text(), "restored", 20)
+        said = [json.loads(line) for line in notes.read_text().splitlines()]
         events = [one["event"] for one in said]
         assert (events.count("drain"), events.count("restore")) == (1, 1)
         assert {one["node"] for one in said if one["event"] == "peer-leaving"} <= {"gw2", "gw3", "gw4"}
