@@ -275,7 +275,7 @@ def test_the_device_the_window_and_the_peers_are_looked_at_again_and_again(bench
             if looks == 2:
                 bench.window_open = False
                 bench.core.now = replace(VIEW, members={**VIEW.members, 2: Seen(0.5, trial=True, healthy=False)}, doubters=frozenset({3}))
-            if looks == 14:
+            if looks == 32:
                 stop()
 
     def receive(now_s: float, limit: int) -> Iterator[tuple[bytes, str]]:
