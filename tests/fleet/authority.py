@@ -37,12 +37,12 @@ class Shape:
 
 @dataclass
 class Authority:
-    """Makes and remembers every membership and order of a site. orders: by id. files: the membership files, by epoch."""
+    """Makes and remembers every membership and order of a site. orders: by id. files: the membership files, by digest."""
 
     site: str
     orders: dict[bytes, Order] = field(default_factory=dict)
     memberships: dict[bytes, Membership] = field(default_factory=dict)
-    files: dict[int, bytes] = field(default_factory=dict)
+    files: dict[bytes, bytes] = field(default_factory=dict)
     order_files: dict[bytes, bytes] = field(default_factory=dict)
     signed_by: dict[bytes, int] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ class Authority:
         data = membership_format.build(body, sign_all([pair(name) for name in ROOTS[:1]], signature.message(Domain.MEMBERSHIP, body)))
         made = membership_format.parse(data)
         self.memberships[made.digest] = made
-        self.files[made.epoch] = data
+        self.files[made.digest] = data
         return made
 
     def next(self, old: Membership, members: Iterable[Member], **changes: Any) -> Membership:

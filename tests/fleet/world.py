@@ -100,10 +100,11 @@ class World:
         keys = {node: self.vault.make_key(f"node {node}") for node in nodes}
         membership = self.authority.found(scenario.shape, keys)
         self.genesis = membership.genesis
+        self.chain = [self.authority.files[membership.digest]]
         self.witness = self._new_witness(membership)
         liars = dict(scenario.byzantine)
         for node in nodes:
-            self._add_host(node, keys[node], (self.authority.files[1],), liars.get(node, ()))
+            self._add_host(node, keys[node], tuple(self.chain), liars.get(node, ()))
 
     def _stream(self, name: str) -> Random:
         return Random(f"{self.scenario.seed} {name}")
@@ -396,7 +397,7 @@ class World:
     def _reconfigured(self, entry: Entry) -> None:
         """The world does by hand what belongs to a new membership."""
         membership = self.oracle.membership
-        files = tuple(self.authority.files[epoch] for epoch in sorted(self.authority.files) if epoch <= membership.epoch)
+        self.chain.append(self.authority.files[membership.digest])
         for change, index, key in self._waiting:
             member = membership.by_index.get(index)
             if change == "remove" and member is None and index in self.hosts:
@@ -404,8 +405,9 @@ class World:
             elif change in ("add", "replace") and member is not None and member.key == key:
                 if index in self.hosts:
                     self._retire(index)
-                given = files if self._random.random() < 0.5 else files[-1:]
-                host = self._add_host(index, key, given)
+                # All of them, or the last two: what was decided last may have been the new one, by the voters of the one before.
+                given = self.chain if self._random.random() < 0.5 else self.chain[-2:]
+                host = self._add_host(index, key, tuple(given))
                 self.later(self._random.uniform(0.5, 3.0), lambda host=host: self._start(host))  # type: ignore[misc]
         self._waiting.clear()
 
@@ -572,7 +574,7 @@ class World:
 
     def _command(self, deed: actions.Command) -> None:
         target = self._target(deed.aim)
-        if deed.aim is actions.Aim.OPEN and target == NOTHING:
+        if target == NOTHING and (deed.aim is actions.Aim.OPEN or deed.name == "CANCEL"):
             return
         kind = OrderKind[deed.name]
         everywhere = 0.7 if kind is OrderKind.PAUSE else 0.0
@@ -635,7 +637,7 @@ class World:
         self._waiting.append((deed.change, index, key))
         if deed.change == "replace":
             self._kill(self.hosts[index], power=True, back_s=None)
-        self._carry(self.authority.files[fresh.epoch], 6)
+        self._carry(self.authority.files[fresh.digest], 6)
 
     def _carry(self, data: bytes, tries: int) -> None:
         for host in self._random.sample(self.up(), len(self.up())):
