@@ -142,7 +142,7 @@ class CatchUp:
         if state.epoch not in site.known and site.archive.membership(state.membership) is None:
             absent.append((Thing.MEMBERSHIP, state.membership))
         for thing, digest in absent:
-            site.objects.want(thing, digest, sender, site.now_s, pinned=True)
+            site.objects.want(thing, digest, sender, site.now_s, pinned=True, certified=True)
         return not absent
 
     def _check(self, one: Certificate, value: bytes, membership: Membership) -> None:

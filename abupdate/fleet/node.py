@@ -305,7 +305,7 @@ class Node:
         try:
             match done.thing:
                 case Thing.ORDER:
-                    self._intake.order(data, pinned=done.pinned)
+                    self._intake.order(data, pinned=done.pinned, certified=done.certified)
                     self._follow_orders()
                 case Thing.MEMBERSHIP:
                     self._intake.membership(data)

@@ -35,6 +35,7 @@ class Wanted:
     asked: int = 0
     copies: dict[int, dict[int, bytes]] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    certified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An object that is whole. pinned: an entry needs it."""
+    """An object that is whole. pinned: an entry needs it. certified: Q voters have signed what names it."""
 
     thing: Thing
     data: bytes
     pinned: bool
+    certified: bool
 
 
 def identify(thing: Thing, data: bytes) -> bytes:
@@ -85,7 +87,9 @@ class Objects:
         """When the next question is due."""
         return min((wanted.next_s for wanted in self._wanted.values()), default=None)
 
-    def want(self, thing: Thing, digest: bytes, holder: int, now_s: float, *, pinned: bool, soon: bool = False) -> None:
+    def want(
+        self, thing: Thing, digest: bytes, holder: int, now_s: float, *, pinned: bool, soon: bool = False, certified: bool = False
+    ) -> None:
         """Look for an object (or a fact) that `holder` should have. soon: it is on its way by itself, so give it time."""
         wanted = self._wanted.get(digest)
         if wanted is None:
@@ -94,9 +98,9 @@ class Objects:
             if not pinned and sum(holder in other.holders and not other.pinned for other in self._wanted.values()) >= WANTED_OF_ONE:
                 return
             due = now_s + (_PATIENCE_S if soon else 0.0)
-            self._wanted[digest] = Wanted(thing, digest, [holder], pinned, due)
+            self._wanted[digest] = Wanted(thing, digest, [holder], pinned, due, certified=certified)
             return
-        wanted.pinned = wanted.pinned or pinned
+        wanted.pinned, wanted.certified = wanted.pinned or pinned, wanted.certified or certified
         if holder not in wanted.holders and len(wanted.holders) < 8:
             wanted.holders.append(holder)
 
@@ -140,7 +144,7 @@ class Objects:
         except Refused:
             return None
         del self._wanted[fragment.digest]
-        return Done(wanted.thing, data, wanted.pinned)
+        return Done(wanted.thing, data, wanted.pinned, wanted.certified)
 
     def due(self, now_s: float, others: list[int]) -> Iterator[Ask]:
         """Questions that are due. others: nodes that may have it too, asked where the holders do not answer."""

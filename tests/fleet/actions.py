@@ -93,6 +93,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Strike:
+    """The power of whoever holds a lease next is cut, so long; None: for good."""
+
+    back_s: float | None = 20.0
+
+
+@dataclass(frozen=True, slots=True)
 class CrashAt:
     """The process ends at its count-th Persist from now. durable: that record is in the log. power: of the whole device."""
 
@@ -181,6 +188,7 @@ Deed = (
     | Deafen
     | Mend
     | Kill
+    | Strike
     | CrashAt
     | Keep
     | Restore
@@ -208,6 +216,7 @@ class Scenario:
 
     end_s: when the troubles end; then everything heals and the site must make progress. manual: nodes that wait for a person's approval.
     refuses: probability that a drain hook says no. base_s: patience of the first round. tpm: each node has a counter outside its log.
+    asked: after everything heals the site is asked for progress.
     """
 
     seed: int
@@ -223,3 +232,4 @@ class Scenario:
     base_s: float = 1.0
     wild_clocks: bool = False
     tpm: bool = False
+    asked: bool = True

@@ -234,7 +234,7 @@ class Replaying(Behaviour):
     """Says again what others said, as it was and with newer counters in the header."""
 
     def pulse(self, liar: Liar) -> Words:
-        for data in liar.random.sample(liar.past, min(8, len(liar.past))):
+        for data in liar.random.sample(liar.past, min(4, len(liar.past))):
             yield None, data
             one = frame.parse(data)
             yield liar.half(), frame.pack(replace(one, boot=one.boot + 1, seq=one.seq + 1000))
@@ -244,7 +244,7 @@ class Spamming(Behaviour):
     """A flood of well signed frames that mean nothing."""
 
     def pulse(self, liar: Liar) -> Words:
-        for _ in range(6):
+        for _ in range(4):
             yield None, liar.make(*self._nonsense(liar, liar.random.randbytes(32)))
 
     def _nonsense(self, liar: Liar, digest: bytes) -> tuple[Type, Message]:
@@ -270,7 +270,7 @@ class Fragmenting(Behaviour):
     """Begins many objects and finishes none."""
 
     def pulse(self, liar: Liar) -> Words:
-        for _ in range(4):
+        for _ in range(2):
             digest = liar.random.randbytes(32)
             yield None, liar.make(Type.ORDER, Announce(Thing.ORDER, digest, 1200))
             yield None, liar.make(Type.FRAG, Fragment(digest, liar.random.randrange(9), 10, liar.random.randbytes(126)))

@@ -104,6 +104,7 @@ class Device:
     attempt: Attempt | None = None
     on_trial: bool = False
     powered: bool = True
+    scrapped: bool = False
     down_for: tuple[Why, int | None] | None = None
     era: int = 0
     run: int = 0
@@ -284,8 +285,8 @@ class Device:
             self.era += 1
 
     def power_on(self) -> None:
-        """What the boot loader does. Does nothing where it is on."""
-        if self.powered:
+        """What the boot loader does. Does nothing where it is on, or gone for good."""
+        if self.powered or self.scrapped:
             return
         self.powered = True
         self.era += 1

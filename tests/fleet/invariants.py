@@ -179,6 +179,17 @@ class Witness:
         while (following := self.waiting.pop(self.oracle.height + 1, None)) is not None:
             self._take(following)
 
+    def adopted(self, node: int, height: int, state: bytes) -> None:
+        """An honest node goes on from a snapshot. state: digest of the state that it says."""
+        subject = self.subjects.get(node)
+        if subject is None or not subject.honest:
+            return
+        if height < subject.decided and subject.intact:
+            raise Violation(f"8: node {node} was at height {subject.decided} and goes back to {height}")
+        subject.decided = height
+        if self.states.setdefault(height, state) != state:
+            raise Violation(f"1: node {node} adopts another state than others have after height {height}")
+
     def _quorum(self, node: int, height: int) -> None:
         """Q voters have precommitted one value: those that are not honest may have said anything."""
         membership = self.oracle.membership

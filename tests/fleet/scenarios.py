@@ -28,6 +28,7 @@ from tests.fleet.actions import (
     Scenario,
     Skew,
     Split,
+    Strike,
 )
 from tests.fleet.authority import Shape
 from tests.fleet.byzantine import BEHAVIOURS, TWO_FACED
@@ -36,6 +37,9 @@ from tests.fleet.network import FAIR, Weather
 
 _SHAPES = (
     Shape(3, 0),
+    Shape(3, 0),
+    Shape(4, 0),
+    Shape(4, 0),
     Shape(3, 0, stall_ok=True, min_up=2),
     Shape(4, 0),
     Shape(4, 0, groups=((0, 1), (2, 3))),
@@ -65,7 +69,7 @@ class Draft:
         self.seed, self.kind = seed, kind
         self.actions: list[Action] = []
         self.shape = self.random.choice(_SHAPES)
-        self.end_s = self.random.uniform(40.0, 110.0)
+        self.end_s = self.random.uniform(30.0, 80.0)
         self.weather = FAIR
         self.byzantine: dict[int, tuple[str, ...]] = {}
         self.crash = 0.0
@@ -74,6 +78,8 @@ class Draft:
         self.base_s = 1.0
         self.wild_clocks = False
         self.tpm = False
+        # Asking costs as much as all the rest, and some schedules show as much as all of them.
+        self.asked = self.chance(0.4)
 
     @property
     def nodes(self) -> range:
@@ -111,7 +117,7 @@ class Draft:
         image = Image(name or f"image-{len(self.actions)}", 2, fates)
         halt_at = self.random.choice((1, 1, 2))
         share = self.random.choice((1, 50, 50, 75, 100))
-        overdue_s = self.random.choice((60, 60, 300))
+        overdue_s = self.random.choice((12, 60, 300))
         self.at(when_s, Propose(image, share, width, halt_at, FACTORY if back else None, overdue_s, rival=self.chance(0.05)))
 
     def scenario(self) -> Scenario:
@@ -130,6 +136,7 @@ class Draft:
             self.base_s,
             self.wild_clocks,
             self.tpm,
+            self.asked,
         )
 
 
@@ -215,7 +222,7 @@ def bad_images(draft: Draft) -> tuple[tuple[int, Fate], ...]:
 def plain(draft: Draft) -> None:
     """A rollout in fair weather."""
     draft.propose(draft.random.uniform(3.0, 8.0))
-    draft.end_s = 110.0
+    draft.end_s = 90.0
     if draft.chance(0.2):
         draft.refuses = 0.3
 
@@ -269,9 +276,9 @@ def lost(draft: Draft) -> None:
     """A node dies under its lease, is called lost, and comes back."""
     draft.propose(3.0)
     for _ in range(draft.random.randint(1, 2)):
-        when_s = draft.time(8.0)
-        draft.at(when_s, Kill(draft.honest(), power=True, back_s=draft.random.uniform(10.0, 60.0)))
-        draft.at(when_s + draft.random.uniform(2.0, 20.0), Lose())
+        when_s = draft.random.uniform(6.0, 30.0)
+        draft.at(when_s, Strike(draft.random.uniform(10.0, 60.0)))
+        draft.at(when_s + draft.random.uniform(2.0, 30.0), Lose())
     if draft.chance(0.3):
         draft.random.choice((storm, partitions))(draft)
 
@@ -349,7 +356,7 @@ def slow(draft: Draft) -> None:
     """A network like a serial bus: slow, and every round waits long."""
     draft.weather = Weather((0.3, 1.5), loss=0.01)
     draft.base_s = 4.0
-    draft.end_s = 180.0
+    draft.end_s = 120.0
     draft.propose(5.0)
     if draft.chance(0.3):
         crashes(draft)
@@ -387,6 +394,7 @@ def mixed(draft: Draft) -> None:
         lambda: Reconfigure(draft.random.choice(("add", "remove", "replace")), draft.node()),
         lambda: Noise(draft.honest()),
         lambda: Kill(draft.honest(), power=draft.chance(0.5), back_s=draft.random.uniform(0.1, 30.0)),
+        lambda: Strike(draft.random.choice((None, 10.0, 40.0))),
     ]
     for _ in range(draft.random.randrange(5)):
         draft.at(draft.time(4.0), draft.random.choice(deeds)())

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 from abupdate.errors import Refused
-from abupdate.fleet import state as state_format
+from abupdate.fleet import journal
 from abupdate.fleet.events import (
     Compact,
     Conditions,
-    Decided,
     Disarm,
     Effect,
     Event,
@@ -30,6 +29,7 @@ from abupdate.fleet.events import (
     Prepared,
     Reboot,
     Received,
+    RecordKind,
     RollBackNow,
     Send,
     Start,
@@ -38,6 +38,9 @@ from abupdate.fleet.events import (
 )
 from abupdate.fleet.node import Node
 from abupdate.fleet.site import Options
+from abupdate.formats import certificate as certificate_format
+from abupdate.formats import entries
+from abupdate.formats.certificate import Certificate
 from abupdate.formats.entries import Entry, ReconfigEntry
 from abupdate.formats.membership import Member, Membership
 from abupdate.formats.messages import NOTHING
@@ -267,28 +270,26 @@ class World:
     def _perform(self, host: Host, process: Process, effects: Iterable[Effect]) -> None:
         device, main = host.device, process.number == 0
         crash = self.scenario.crash if not self._healed and host.honest else 0.0
-        decided: list[Decided] = []
         for effect in effects:
             match effect:
                 case Send():
                     self._send(host, process, effect.data)
                 case Persist():
-                    if self._crashes(process, crash):
-                        durable = process.crash_durable if process.crash_at == 0 else self._crash.random() < 0.5
-                        if durable:
-                            process.log.append((effect.kind, effect.data))
+                    crashes = self._crashes(process, crash)
+                    if not crashes or (process.crash_durable if process.crash_at == 0 else self._crash.random() < 0.5):
+                        process.log.append((effect.kind, effect.data))
+                        if effect.kind is RecordKind.DECIDED and host.honest:
+                            # What the log holds is decided, also where the process ends before it can say so.
+                            self._decided(host, certificate_format.parse(effect.data))
+                    if crashes:
                         self._crashed(host, process)
                         return
-                    process.log.append((effect.kind, effect.data))
                 case Compact():
                     process.log[:] = effect.records
+                    self._compacted(host, effect.records)
                     if crash and self._crash.random() < 10 * crash:
                         self._crashed(host, process)
                         return
-                case Decided():
-                    decided.append(effect)
-                    if host.honest:
-                        self._decided(host, process, effect, last=effect is [one for one in effects if isinstance(one, Decided)][-1])
                 case Prepare() if main:
                     device.prepare(effect.order)
                 case Leave() if main:
@@ -379,20 +380,22 @@ class World:
             for behaviour in host.behaviours:
                 for targets, data in behaviour.pulse(liar):
                     self._transmit(host.index, targets, data)
-        self.later(liar.random.uniform(1.0, 5.0), lambda: self._pulse(host))
+        self.later(liar.random.uniform(2.0, 9.0), lambda: self._pulse(host))
 
     # -- the log
 
-    def _decided(self, host: Host, process: Process, effect: Decided, *, last: bool) -> None:
-        node = process.node
-        if node is None:
-            return
-        state = node.state
-        digest = state_format.digest(state) if last and state.height == effect.height else b""
-        before = self.oracle.height
-        self.witness.decided(host.index, effect.height, effect.entry, digest)
-        if self.oracle.height > before and isinstance(effect.entry, ReconfigEntry):
-            self._reconfigured(effect.entry)
+    def _decided(self, host: Host, one: Certificate) -> None:
+        before, entry = self.oracle.height, entries.parse(one.entry)
+        self.witness.decided(host.index, one.height, entry, one.state)
+        if self.oracle.height > before and isinstance(entry, ReconfigEntry):
+            self._reconfigured(entry)
+
+    def _compacted(self, host: Host, records: Iterable[tuple[RecordKind, bytes]]) -> None:
+        if host.honest:
+            for kind, data in records:
+                if kind is RecordKind.SNAPSHOT:
+                    one = journal.read_snapshot(data)
+                    self.witness.adopted(host.index, one.state.height, one.certificate.state)
 
     def _reconfigured(self, entry: Entry) -> None:
         """The world does by hand what belongs to a new membership."""
@@ -416,6 +419,7 @@ class World:
         host.gone = True
         self._end(host)
         host.device.power_cut()
+        host.device.scrapped = True
         self.witness.former.setdefault(index, []).append(self.witness.subjects.pop(index))
         del self.hosts[index]
 
@@ -469,6 +473,8 @@ class World:
                 self.submit(lambda rules, seq: self.authority.order(rules, OrderKind.EVICT, seq, nodes=barred, reason="old"))
             case actions.Lose():
                 self._lose(deed)
+            case actions.Strike():
+                self._strike(deed.back_s, 40)
             case actions.Split():
                 self.network.split(deed.groups)
             case actions.Deafen():
@@ -514,6 +520,13 @@ class World:
                 self._noise(host, deed.count)
             case _:
                 raise AssertionError(deed)
+
+    def _strike(self, back_s: float | None, tries: int) -> None:
+        holders = [node for node in self.oracle.held if node in self.hosts and self.hosts[node].honest and self.hosts[node].device.powered]
+        if holders and not self._healed:
+            self._kill(self.hosts[self._random.choice(holders)], power=True, back_s=back_s)
+        elif tries:
+            self.later(1.0, lambda: self._strike(back_s, tries - 1))
 
     def _restore(self, host: Host) -> None:
         main = host.main
@@ -667,8 +680,8 @@ class World:
             self.heal()
             from tests.fleet.progress import Progress
 
-            progress = Progress(self)
-            result.live, result.why_not_live = progress.ask()
+            if scenario.asked:
+                result.live, result.why_not_live = Progress(self).ask()
         except Violation as broken:
             result.violation = str(broken)
         except Exception as error:
