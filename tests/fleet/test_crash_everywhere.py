@@ -1,4 +1,4 @@
-"""One rollout of three nodes, and one of them crashes at every single write to its log: torn and whole, of the process and of the power."""
+"""One rollout of three nodes, and one of them crashes at every single write to its log: torn or whole, its process or its power."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ def writes() -> int:
     return len(world.hosts[NODE].main.log)
 
 
-@pytest.mark.parametrize("power", [False, True], ids=["process", "power"])
 @pytest.mark.parametrize("durable", [False, True], ids=["torn", "whole"])
-def test_a_crash_at_any_write_breaks_nothing(durable: bool, power: bool) -> None:
+def test_a_crash_at_any_write_breaks_nothing(durable: bool) -> None:
     count = writes()
     assert count > 20
     crashed = 0
     for number in range(1, count + 1):
-        crash = Action(0.0, CrashAt(NODE, number, durable, power))
+        crash = Action(0.0, CrashAt(NODE, number, durable, power=bool(number % 2) is durable))
         world = World(replace(BASE, actions=(crash, *BASE.actions)))
         result = world.run()
         assert not result.violation, f"write {number}: {result.violation}\n{world.told()}"
