@@ -1,8 +1,9 @@
-"""Any frame, entry, certificate and evidence that the fleet's formats can hold, as hypothesis draws them."""
+"""Whatever the fleet's formats can hold, as hypothesis draws it: frames, entries, certificates, evidence, memberships, orders."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -22,8 +23,10 @@ from abupdate.formats.entries import (
     ReturnEntry,
 )
 from abupdate.formats.evidence import Evidence
+from abupdate.formats.membership import Member, Membership, Recovery
 from abupdate.formats.messages import (
     EVERYBODY,
+    NOTHING,
     Announce,
     Approve,
     CertRequest,
@@ -47,6 +50,8 @@ from abupdate.formats.messages import (
     Type,
     Vote,
 )
+from abupdate.formats.order import OnHalt, Order, OrderKind
+from tests.formats.sitefiles import site
 
 U32 = 2**32 - 1
 hashes = st.binary(min_size=32, max_size=32)
@@ -203,3 +208,107 @@ def evidences(draw: st.DrawFn) -> Evidence:
             )
         )
     return Evidence(*sorted(both))
+
+
+names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+keys = st.binary(min_size=32, max_size=32).map(lambda key: key[:31] + bytes([key[31] & 0x3F | 0x10]))
+versions = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9.+~:_-]{0,63}\Z")
+texts = reasons.filter(bool)
+
+
+@st.composite
+def sites(draw: st.DrawFn) -> Membership:
+    """Any membership that keeps the rules, not encoded yet."""
+    count = draw(st.integers(3, 12) | st.integers(15, 20) | st.just(64))
+    indices = sorted(draw(st.permutations(range(255)))[:count])
+    voters = set(draw(st.permutations(indices))[:16])
+    faults = draw(st.integers(0, (len(voters) - 1) // 3))
+    groups = {name: draw(st.sets(st.sampled_from(indices), min_size=1)) for name in draw(st.lists(names, max_size=3, unique=True))}
+    prefix = draw(names)[:40]
+    members = tuple(
+        Member(
+            index,
+            hashlib.sha256(b"%d" % index).digest()[:31] + b"\x10",
+            f"{prefix}-{index}",
+            index in voters,
+            frozenset(name for name, nodes in groups.items() if index in nodes),
+        )
+        for index in indices
+    )
+    admins = draw(st.lists(keys, min_size=1, max_size=4, unique=True))
+    roots = draw(st.lists(keys, min_size=1, max_size=4, unique=True))
+    threshold = draw(st.integers(1, len(admins)))
+    epoch = draw(st.just(1) | st.integers(2, 0xFFFF))
+    return site(
+        site=draw(names),
+        epoch=epoch,
+        genesis=draw(hashes),
+        members=members,
+        faults=faults,
+        min_up=draw(st.integers(1, count - 1)),
+        groups={name: draw(st.integers(0, len(nodes) - 1)) for name, nodes in groups.items()},
+        approvals=draw(st.integers(faults + 1, count - faults)),
+        stall_ok=draw(st.booleans()),
+        heartbeat_s=draw(st.integers(1, 3600)),
+        roots=tuple(sorted(roots)),
+        root_threshold=draw(st.integers(1, len(roots))),
+        admins=tuple(sorted(admins)),
+        admin_threshold=threshold,
+        now_threshold=draw(st.integers(threshold, len(admins))),
+        recovery=draw(recoveries(indices)) if epoch == 1 and draw(st.booleans()) else None,
+    )
+
+
+@st.composite
+def recoveries(draw: st.DrawFn, nodes: list[int]) -> Recovery:
+    """What a site that lost its log goes on from."""
+    height = draw(st.integers(0, U32))
+    held = draw(st.dictionaries(st.sampled_from(nodes), st.integers(1, height), max_size=4)) if height else {}
+    return Recovery(draw(hashes), height, dict(sorted(held.items())))
+
+
+_IDENTITIES = hashes.filter(any)
+_TARGETS = st.just(NOTHING) | _IDENTITIES
+_REASONS = reasons
+_COUNTS = st.integers(1, 255)
+_WIDTHS = st.integers(1, 254)
+_LATE = st.integers(1, 30 * 86400)
+_SOURCES = st.lists(
+    st.builds(lambda start, rest: start + rest, st.sampled_from(("http://a", "https://b", "/")), texts), min_size=1, max_size=8, unique=True
+).map(tuple)
+
+
+@st.composite
+def any_order(draw: st.DrawFn) -> Order:
+    """Any order that keeps the rules, not encoded yet."""
+    kind = draw(st.sampled_from(OrderKind))
+    fields: dict[str, Any] = {}
+    rollout = {"width": draw(_WIDTHS), "halt_at": draw(_COUNTS), "overdue_s": draw(_LATE)}
+    match kind:
+        case OrderKind.UPDATE:
+            back = draw(st.booleans())
+            new, old = draw(st.lists(_IDENTITIES, min_size=2, max_size=2, unique=True))
+            fields = {
+                **rollout,
+                "bundle": new,
+                "version": draw(versions),
+                "counter": draw(st.integers(0, 2**63 - 1)),
+                "compatible": draw(texts),
+                "sources": draw(_SOURCES),
+                "share": draw(st.integers(1, 100)),
+                "on_halt": draw(st.sampled_from(OnHalt)) if back else OnHalt.HOLD,
+                "rollback_to": old if back else NOTHING,
+                "rollback_version": draw(versions) if back else "",
+            }
+        case OrderKind.CANCEL:
+            fields = {"target": draw(_IDENTITIES), "reason": draw(_REASONS)}
+        case OrderKind.PAUSE:
+            fields = {"target": draw(_TARGETS), "reason": draw(_REASONS)}
+        case OrderKind.RESUME:
+            fields = {"target": draw(_TARGETS), "reason": draw(_REASONS), "halt_at": draw(st.integers(0, 255))}
+        case OrderKind.ROLLBACK:
+            chosen = draw(st.frozensets(nodes))
+            fields = {**rollout, "bundle": draw(_IDENTITIES), "version": draw(versions), "nodes": chosen, "now": draw(st.booleans())}
+        case OrderKind.EVICT | OrderKind.LOST:
+            fields = {"nodes": frozenset({draw(nodes)}), "reason": draw(_REASONS)}
+    return Order(NOTHING, kind, draw(hashes), draw(st.integers(1, 0xFFFF)), draw(st.integers(1, U32)), b"", **fields)

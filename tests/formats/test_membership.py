@@ -17,7 +17,7 @@ from abupdate.formats import layout, payloads, signature, signedfile, tlv
 from abupdate.formats import membership as memberships
 from abupdate.formats.membership import Member, Membership, Recovery
 from abupdate.model import Signature
-from tests.formats import sitefiles
+from tests.formats import fleetvalues
 from tests.formats.sitefiles import enacted, membership_file, raw, site
 from tests.formats.test_layout import values
 from tests.rings import pair
@@ -65,7 +65,7 @@ def agree(data: bytes, decoded: Membership) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(sitefiles.sites(), st.randoms(use_true_random=False))
+@given(fleetvalues.sites(), st.randoms(use_true_random=False))
 def test_a_membership_is_read_as_it_was_written(wanted: Membership, chance: random.Random) -> None:
     shuffled = replace(wanted, members=tuple(chance.sample(wanted.members, len(wanted.members))), roots=wanted.roots[::-1])
     data = membership_file(shuffled, "root", "stranger")

@@ -15,7 +15,7 @@ from abupdate.formats import layout, payloads, tlv
 from abupdate.formats import order as orders
 from abupdate.formats.order import OnHalt, Order, OrderKind
 from abupdate.model import Signature
-from tests.formats import sitefiles
+from tests.formats import fleetvalues
 from tests.formats.sitefiles import BUNDLE, OLDER, order_file, plain_order, raw
 from tests.formats.test_layout import values
 from tests.rings import pair
@@ -53,7 +53,7 @@ def agree(data: bytes, decoded: Order) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(sitefiles.any_order())
+@given(fleetvalues.any_order())
 def test_an_order_is_read_as_it_was_written(wanted: Order) -> None:
     data = order_file(wanted, "admin")
     read = orders.parse(data)

@@ -12,9 +12,12 @@ from typing import Any
 import zstandard
 
 from abupdate.formats import bundle, fleetlog, manifest, peerhealth, record, signature, ubootenv
+from abupdate.formats.membership import Recovery
+from abupdate.formats.order import OrderKind
 from abupdate.formats.peerhealth import PeerHealth
 from abupdate.formats.ubootenv import Environment, Scheme
 from abupdate.model import Attempt, Manifest, Phase, Recipient, Record, Sealing, SlotRecord, SlotState
+from tests.formats import fleetgolden, sitefiles
 from tests.hostile import specimen
 from tests.workstation import CONFIG
 
@@ -76,6 +79,7 @@ def seeds() -> dict[str, list[bytes]]:
         "chain": [b"", first + second, first + second + third],
         "record": _records(),
         "fleetlog": _fleetlogs(),
+        **_fleet(),
         "environment": _environments(),
         "bootstate": [text.encode() for text in _VARIABLES],
         "fwenv": [text.encode() for text in _FWENV],
@@ -98,6 +102,18 @@ def _records() -> list[bytes]:
     slots = {"A": SlotRecord(SlotState.CONFIRMED, "1.0", "aa" * 32, 7), "B": SlotRecord(SlotState.TRIAL, "2.0", "bb" * 32, 8, {"new": 1})}
     attempt = Attempt("B", Phase.ARMED, "boot", "bb" * 32, "2.0", 8, "A", 3, "because", {"more": [None, "ü"]})
     return [record.encode(Record(7, slots, attempt, "uboot:/dev/x@0x0+0x4000", {"x": {}}), 9), record.encode(Record(), 1)]
+
+
+def _fleet() -> dict[str, list[bytes]]:
+    """What goes over the fleet's wire: the golden files."""
+    files = fleetgolden.files()
+    wholes = {"membership": "golden.abm", "order": "golden.abo", "certificate": "golden.certificate", "evidence": "golden.evidence"}
+    made = {target: [files[name]] for target, name in wholes.items()}
+    made["membership"].append(sitefiles.membership_file(sitefiles.site(17, recovery=Recovery(bytes(32), 9, {1: 3, 16: 9}))))
+    made["order"] += [sitefiles.order_file(sitefiles.plain_order(kind), "admin") for kind in list(OrderKind)[1:]]
+    for target in ("frame", "entry"):
+        made[target] = [data for name, data in files.items() if name.endswith(f".{target}")]
+    return made
 
 
 def _fleetlogs() -> list[bytes]:

@@ -89,6 +89,12 @@ def join_records(records: Records) -> bytes:
     return tlv.pack((tag, value[: tlv.MAX_VALUE_BYTES]) for tag, value in records)
 
 
+def has_optional(data: bytes, nested: Nested) -> bool:
+    """Whether a sequence that was accepted holds records that a reader passes over: those are not written again."""
+    records = split_records(data)
+    return any(tag & tlv.OPTIONAL or (tag in nested and has_optional(value, nested[tag])) for tag, value in records)
+
+
 def records_mutation(nested: Nested) -> Mutation:
     """Of a TLV sequence: one record's value, place, number or tag; a value with records inside by the same rule."""
 

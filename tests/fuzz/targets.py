@@ -44,7 +44,7 @@ from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.formats.ubootenv import Scheme
 from abupdate.health.results import last_line
 from abupdate.model import Chunk, Codec, Image, ImageKind
-from tests.fuzz import shapes
+from tests.fuzz import fleettargets, shapes
 from tests.fuzz.shapes import Mutation
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -82,12 +82,6 @@ def check(target: Target, data: bytes, *, memory: bool = True) -> bool:
     return accepted
 
 
-def _has_optional(data: bytes, nested: shapes.Nested) -> bool:
-    """Whether a sequence that was accepted holds records that a reader passes over: those are not written again."""
-    records = shapes.split_records(data)
-    return any(tag & tlv.OPTIONAL or (tag in nested and _has_optional(value, nested[tag])) for tag, value in records)
-
-
 def _agree(head: Head, data: bytes) -> None:
     """A head that was accepted, built again from its values."""
     signed = head.signed
@@ -100,9 +94,9 @@ def _agree(head: Head, data: bytes) -> None:
         for chunks in (list(head.tables.chunks(image.name)) for image in signed.manifest.images)
     )
     assert tables == head.tables.raw
-    if not _has_optional(signed.manifest_bytes, shapes.IMAGES):
+    if not shapes.has_optional(signed.manifest_bytes, shapes.IMAGES):
         assert manifest.encode(signed.manifest) == signed.manifest_bytes
-    if not _has_optional(signed.raw[bundle.HEADER.size + len(signed.manifest_bytes) :][: signed.header.signatures_bytes], {}):
+    if not shapes.has_optional(signed.raw[bundle.HEADER.size + len(signed.manifest_bytes) :][: signed.header.signatures_bytes], {}):
         parts = shapes.BundleParts(signed.manifest_bytes, block, signed.chain, [tables], b"")
         lengths = signed.header.payload_bytes, signed.header.total_bytes
         assert parts.join()[bundle.HEADER.size :] == head.raw[bundle.HEADER.size :]
@@ -148,7 +142,7 @@ def run_manifest(data: bytes) -> bool:
     except Refused:
         return False
     again = manifest.encode(decoded)
-    assert again == data or _has_optional(data, shapes.IMAGES)
+    assert again == data or shapes.has_optional(data, shapes.IMAGES)
     assert manifest.decode(again).images == decoded.images
     return True
 
@@ -159,7 +153,7 @@ def run_signatures(data: bytes) -> bool:
         found = signature.unpack_block(data)
     except Refused:
         return False
-    assert signature.pack_block(found) == data or _has_optional(data, {})
+    assert signature.pack_block(found) == data or shapes.has_optional(data, {})
     return True
 
 
@@ -171,7 +165,7 @@ def run_tlv(data: bytes) -> bool:
     except Refused:
         return False
     again = tlv.pack((tag, value) for tag in sorted(found) for value in found[tag])
-    assert again == data or _has_optional(data, {})
+    assert again == data or shapes.has_optional(data, {})
     return True
 
 
@@ -211,7 +205,7 @@ def run_keyring(data: bytes) -> bool:
     except Refused:
         return False
     blocks = data[len(data) - int.from_bytes(data[16:20], "little") :]
-    if not _has_optional(ring.body, shapes.ROLES) and not _has_optional(blocks, {}):
+    if not shapes.has_optional(ring.body, shapes.ROLES) and not shapes.has_optional(blocks, {}):
         assert keyring.build(keyring.encode_body(ring.version, ring.roles), ring.signatures) == data
     with suppress(Refused):
         keyring.check_self_signed(ring)
@@ -496,6 +490,12 @@ TARGETS: Mapping[str, Target] = {
     "keyring": Target(run_keyring, shapes.mutate_keyring, 256 * KIB, 100),
     "chain": Target(run_chain, mutate_chain, 256 * KIB, 100),
     "record": Target(run_record, shapes.mutate_record, 256 * KIB, 200),
+    "frame": Target(fleettargets.run_frame, fleettargets.mutate_frame, 256 * KIB, 100),
+    "entry": Target(fleettargets.run_entry, fleettargets.mutate_fixed, 256 * KIB, 100),
+    "membership": Target(fleettargets.run_membership, fleettargets.signed_file_mutation(fleettargets.MEMBERSHIP), 256 * KIB, 100),
+    "order": Target(fleettargets.run_order, fleettargets.signed_file_mutation({}), 256 * KIB, 100),
+    "certificate": Target(fleettargets.run_certificate, fleettargets.mutate_fixed, 256 * KIB, 100),
+    "evidence": Target(fleettargets.run_evidence, fleettargets.mutate_evidence, 256 * KIB, 100),
     "fleetlog": Target(run_fleetlog, shapes.mutate_fleetlog, 512 * KIB, 200),
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
