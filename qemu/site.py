@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qemu.console import ConsoleError
-from qemu.device import DEVICES, IMAGES, TREE, Device, Ran
+from qemu.device import BOOT_WORD, DEVICES, IMAGES, TREE, Device, Ran
 from qemu.lan import Hub
 
 KEYS = TREE / ".cache/images/keys"
@@ -36,6 +37,7 @@ tries = 1
 """
 JOIN_TIMEOUT_S = 120.0
 ANSWER_S = 25.0
+GONE = rf"^abu-guest: down|{BOOT_WORD}"
 
 
 def abupdate(*words: str | Path, cwd: Path) -> str:
@@ -181,10 +183,16 @@ class Site:
             time.sleep(1.0)
         return answer
 
+    def listens(self, number: int) -> bool:
+        """The device's shell is there. What is typed while it goes down, or before it is up, ends in its bootloader's hands."""
+        text = self.devices[number].console.text
+        gone = max((found.start() for found in re.finditer(GONE, text, re.MULTILINE)), default=-1)
+        return self.devices[number].running and text.rfind("abu-guest: shell") > gone
+
     def any_status(self, *but: int) -> dict[str, Any]:
         """What the first device that answers says of the site; empty where none does. but: not asked, since they may be down."""
         for number in range(self._count):
-            if number in but:
+            if number in but or not self.listens(number):
                 continue
             try:
                 if status := self.status(number):
