@@ -125,9 +125,12 @@ class Store:
         self._lock = _lock(self._folder, self._files)
         try:
             loaded = self._load()
+            self._usable = True
         except OSError as error:
             raise Failed(f"{self._folder / LOG}: {error.strerror}", _HINT) from error
-        self._usable = True
+        finally:
+            if not self._usable:
+                self.close()
         return loaded
 
     def _load(self) -> Loaded:

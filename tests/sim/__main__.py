@@ -33,7 +33,7 @@ WHOLE = Limits(depth=3, most=128, samples=64, again=1500)
 OTHERS = Limits(depth=3, most=16, samples=8, again=700)
 FEW = Limits(depth=1, most=8, samples=0)
 # Distinct states of a whole run. Far fewer would mean that something is not explored any more, and nobody would see it.
-AT_LEAST = 100_000
+AT_LEAST = 130_000
 _FLEET = {one.name: one for one in fleetlog.SCENARIOS}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from abupdate.durable import LinuxFiles
 from abupdate.errors import Busy, ConfigError, Failed
 from abupdate.fleet import identity
 from abupdate.fleet.events import RecordKind
@@ -156,3 +158,21 @@ def test_a_node_that_is_enrolled_anew_has_a_new_key_and_a_log_without_fault(fold
     store = Store(folder, anew.public_key)
     assert not store.load().fault
     store.close()
+
+
+def test_a_place_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    tmp_path.joinpath("state").write_bytes(b"")
+    for action in (load_or_create, start_anew):
+        with pytest.raises(Failed, match="Not a directory"):
+            action(tmp_path / "state" / "fleet")
+
+
+def test_a_rename_that_fails_leaves_key_and_log(folder: Path) -> None:
+    class Failing(LinuxFiles):
+        def rename(self, path: Path, target: Path) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    made = load_or_create(folder)
+    with pytest.raises(Failed, match="Input/output"):
+        start_anew(folder, Failing())
+    assert load_or_create(folder).public_key == made.public_key

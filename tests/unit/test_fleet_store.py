@@ -422,10 +422,15 @@ def test_a_replacement_that_may_or_may_not_count_closes_the_log(site: Site, step
 def test_a_medium_that_cannot_be_read_is_no_loss(site: Site) -> None:
     site.wrote(FIRST)
     site.files.faults = {"fdatasync log": OSError(errno.EIO, "Input/output error")}
+    store = site.store()
     with pytest.raises(Failed):
-        site.store().load()
+        store.load()
     site.files.faults = {}
-    assert site.records() == tuple(FIRST)
+    # It has not kept the log to itself: the daemon tries again.
+    other = Store(site.folder, OWNER)
+    loaded = other.load()
+    assert (loaded.records, loaded.fault) == (tuple(FIRST), "")
+    other.close()
 
 
 def test_what_is_out_of_bounds_is_not_written(site: Site) -> None:
@@ -445,3 +450,22 @@ def test_what_is_out_of_bounds_is_not_written(site: Site) -> None:
 def test_a_store_that_was_not_loaded_writes_nothing(site: Site) -> None:
     with pytest.raises(Failed, match="closed"):
         site.store().append(FIRST)
+
+
+def test_a_folder_that_is_not_there_is_a_failure_and_no_loss(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="No such file"):
+        Store(tmp_path / "fleet", OWNER).load()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_length_of_the_log_is_told(site: Site) -> None:
+    store = site.store()
+    store.load()
+    lengths = [store.size_bytes]
+    for records in (FIRST, SECOND):
+        store.append(records)
+        lengths.append(store.size_bytes)
+        assert store.size_bytes == site.path.stat().st_size
+    store.replace(THIRD)
+    assert store.size_bytes == site.path.stat().st_size < lengths[1]
+    assert lengths[0] == fleetlog.HEAD_BYTES
