@@ -23,7 +23,7 @@ from qemu.device import BOOT_WORD, DEVICES, IMAGES, TREE, Device, Ran
 from qemu.lan import Hub
 
 KEYS = TREE / ".cache/images/keys"
-HEARTBEAT_S = 2
+HEARTBEAT_S = 3
 SITE_CONFIG = """\
 [fleet]
 udp_interface = "eth0"
@@ -34,6 +34,9 @@ interval_s = 2
 [trial]
 window_s = 45
 tries = 1
+boot_timeout_s = 60
+[watchdog]
+timeout_s = 30
 """
 JOIN_TIMEOUT_S = 120.0
 ANSWER_S = 25.0
