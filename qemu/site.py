@@ -31,6 +31,8 @@ hooks = "/data/site"
 [health]
 dir = "/data/site/health.d"
 interval_s = 2
+degraded_row_s = 30
+degraded_total_s = 60
 [trial]
 window_s = 45
 tries = 1

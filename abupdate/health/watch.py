@@ -23,6 +23,7 @@ class Watch:
         self._peers = peers
         self._monitor = Monitor(limits, has_programs or peers is not None)
         self._next_s = 0.0
+        self._patient_s = limits.window_s + limits.degraded_row_s
         self._programs: _Word | None = None
         self._seen: _Word | None = None
 
@@ -42,7 +43,9 @@ class Watch:
                 self._sample(now_s)
         decision = self._monitor.decide(now_s)
         if decision.verdict is Verdict.CONFIRM and self._peers is not None and (why := self._peers.held_back(now_s)):
-            return Decision(Verdict.REVERT, f"peers hold back the confirmation: {why}")
+            # A doubt takes some heartbeats to come and to go: one lost frame at the wrong moment must not take a good slot back.
+            lasting = now_s > self._patient_s
+            return Decision(Verdict.REVERT if lasting else Verdict.WAIT, f"peers hold back the confirmation: {why}")
         return decision
 
     def stop(self) -> None:

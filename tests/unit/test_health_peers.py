@@ -99,6 +99,12 @@ def test_doubts_that_have_passed_before_the_windows_end_do_not_count(site: Site)
     assert site.run(251, 400).verdict is Verdict.CONFIRM
 
 
+def test_doubts_that_pass_soon_after_the_windows_end_only_delay_the_confirmation(site: Site) -> None:
+    waits = site.run(20, 330, doubters=("gw-1",))
+    assert (waits.verdict, waits.reason) == (Verdict.WAIT, "peers hold back the confirmation: doubted by gw-1")
+    assert site.run(331, 400).verdict is Verdict.CONFIRM
+
+
 def test_programs_and_peers_both_have_to_speak_and_the_worse_one_counts(tmp_path: Path) -> None:
     good = Site(tmp_path, programs=Programs(Health.OK))
     assert good.run(20, 400).verdict is Verdict.CONFIRM
