@@ -46,6 +46,11 @@ class Watch:
             # A doubt takes some heartbeats to come and to go: one lost frame at the wrong moment must not take a good slot back.
             lasting = now_s > self._patient_s
             return Decision(Verdict.REVERT if lasting else Verdict.WAIT, f"peers hold back the confirmation: {why}")
+        if decision.verdict is Verdict.CONFIRM and self._peers is not None:
+            # The last sample may be older than the daemon's last word: what it would be now counts, as it does in the next round.
+            now = self._peers.sample(now_s)
+            if now is not None and now[0] is not Health.OK:
+                return Decision(Verdict.WAIT, now[1])
         return decision
 
     def stop(self) -> None:

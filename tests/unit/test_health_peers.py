@@ -105,6 +105,13 @@ def test_doubts_that_pass_soon_after_the_windows_end_only_delay_the_confirmation
     assert site.run(331, 400).verdict is Verdict.CONFIRM
 
 
+def test_a_daemon_that_dies_while_its_doubts_are_waited_for_confirms_nothing(site: Site) -> None:
+    assert site.run(20, 310, doubters=("gw-1",)).verdict is Verdict.WAIT
+    decision = site.run(311, 400, sees=None)
+    assert decision.verdict is Verdict.REVERT
+    assert "says nothing" in decision.reason
+
+
 def test_programs_and_peers_both_have_to_speak_and_the_worse_one_counts(tmp_path: Path) -> None:
     good = Site(tmp_path, programs=Programs(Health.OK))
     assert good.run(20, 400).verdict is Verdict.CONFIRM

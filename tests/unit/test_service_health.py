@@ -94,7 +94,7 @@ def test_a_member_of_a_site_on_trial(workstation: Workstation, kit: Kit, word: b
     """The daemon is its file alone; this boot is as old as the process."""
     with workstation.config.open("a") as file:
         file.write('[trial]\nwindow_s = 4\n[fleet]\nudp_interface = "lo"\n')
-    workstation.edit('dir = "health.d"', 'dir = "health.d"\ninterval_s = 1')
+    workstation.edit('dir = "health.d"', 'dir = "health.d"\ninterval_s = 1\ndegraded_row_s = 3')
     workstation.ok("flash", "--alone", kit["v1"])
     workstation.reboot("B")
     (workstation.state / "fleet").mkdir()
