@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from abupdate.errors import AbupdateError, Deferred, NothingToDo, Refused
+from abupdate.errors import AbupdateError, Deferred, Failed, NothingToDo, Refused
 from abupdate.fleet import history, status
 from abupdate.fleet.control import AskLog, AskMetrics, AskStatus, AskUpdate, Judge, Submit, failure
 from abupdate.fleet.controlserver import Asked, ControlServer
@@ -46,9 +46,12 @@ class Answers:
         return self._next_s if self._waiting else math.inf
 
     def take(self, asked: Asked, now_s: float) -> None:
-        """Answer a question, now or later."""
+        """Answer a question, now or later. Raises Failed where the log cannot be written."""
         try:
             document = self._answer(asked, now_s)
+        except Failed:
+            # The core goes by a record that is not kept now. It must end before it sends anything that rests on that.
+            raise
         except AbupdateError as error:
             document = failure(error)
         if document is not None:
