@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from abupdate import wiring
-from abupdate.config import Settings
+from abupdate.config import Settings, check_secret
 from abupdate.devices.notify import Notifier
 from abupdate.devices.tpm import BOOTS, TpmFloor
 from abupdate.durable import make_folder
@@ -52,6 +52,8 @@ def daemon(settings: Settings, fleet: FleetSettings, program: tuple[str, ...]) -
     known = enrolment.load(folder)
     if not known:
         raise ConfigError("this device is not enrolled in a site", "`abupdate fleet join SITE.abm` enrols it")
+    if (folder / identity.KEY).exists():
+        check_secret(folder / identity.KEY, "node key")
     key = identity.load_or_create(folder)
     me = enrolment.member(known[-1], key.public_key)
     control = ControlServer(fleet.control)

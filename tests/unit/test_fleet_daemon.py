@@ -271,6 +271,20 @@ def resources(member: Member) -> tuple[int, float]:
     return rss, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def test_a_daemon_speaks_with_no_key_that_others_can_read(folder: Path, kit: Kit) -> None:
+    with local_site(folder, kit, 3) as site:
+        site.until(lambda: heard(site), "in touch")
+        member = site.members[0]
+        member.stop()
+        next(member.device.state.glob("fleet/node.key")).chmod(0o640)
+        member.start()
+        assert member.daemon is not None
+        assert member.daemon.wait(30) == 2
+        assert "node key" in member.log
+        assert "can be read by others" in member.log
+        member.daemon = None
+
+
 def test_an_idle_daemon_is_small_and_its_metrics_count(folder: Path, kit: Kit) -> None:
     with local_site(folder, kit, 3) as site:
         site.until(lambda: heard(site), "in touch")
