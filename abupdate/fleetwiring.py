@@ -29,6 +29,7 @@ from abupdate.fleet.udp import Udp
 from abupdate.fleetsettings import FleetSettings
 from abupdate.formats import membership as memberships
 from abupdate.formats import peerhealth
+from abupdate.formats.membership import Membership
 from abupdate.formats.peerhealth import PeerHealth
 from abupdate.log import log
 from abupdate.operations.standing import standing
@@ -74,7 +75,7 @@ def daemon(settings: Settings, fleet: FleetSettings, program: tuple[str, ...]) -
     outside = starts(settings, fleet, key.public_key)
     seen = _seen_starts(outside) if outside else None
     world = World(time.monotonic, _boottime_s, lambda: _window_open(fleet), tell_health, lambda boot: _note_start(outside, boot))
-    made = Daemon(node, store, media(fleet), carrier, control, Notifier(), world)
+    made = Daemon(node, store, media(fleet, me.index, lambda: node.view().membership), carrier, control, Notifier(), world)
     return made, Start(int.from_bytes(os.urandom(4)), loaded.fault, None if seen is None else seen + 1)
 
 
@@ -141,13 +142,34 @@ def _any_file(folder: Path) -> bool:
         return False
 
 
-def media(fleet: FleetSettings) -> tuple[Medium, ...]:
-    """What the configuration names, both at once where it names both."""
+def media(fleet: FleetSettings, me: int, current: Callable[[], Membership]) -> tuple[Medium, ...]:
+    """What the configuration names, both at once where it names both. me: this node's number. current: the membership now.
+
+    Raises ConfigError.
+    """
     found: list[Medium] = []
     if fleet.udp_interface:
         found.append(Udp(fleet.udp_interface, fleet.udp_group, fleet.udp_port, fleet.peers))
-    if not found:
-        raise ConfigError(f"peers on {fleet.serial_device} cannot be reached by this version", "add udp_interface")
+    if fleet.serial_device:
+        # Late: what it needs is installed where there is such a line only.
+        from abupdate.fleet.serialline import SerialLine
+
+        def members() -> tuple[int, tuple[int, ...]]:
+            now = current()
+            return now.epoch, tuple(now.by_index)
+
+        found.append(
+            SerialLine(
+                fleet.serial_device,
+                fleet.serial_baud,
+                fleet.serial_turnaround_ms / 1000,
+                rs485=fleet.serial_rs485,
+                me=me,
+                tag=current().genesis[:4],
+                members=members,
+                now_s=time.monotonic(),
+            )
+        )
     return tuple(found)
 
 

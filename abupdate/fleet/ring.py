@@ -124,9 +124,14 @@ class Ring:
     _echoes: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._turn_s = self._busy_s = self._valid_s = self.start_s
+        self.listen(self.start_s)
 
     # -- what is known
+
+    def listen(self, now_s: float) -> None:
+        """Begin anew: nothing is known of who has the token, and nothing was heard before now."""
+        self._have(Turn.OTHERS, now_s)
+        self._busy_s = self._valid_s = now_s
 
     def follow(self, epoch: int, members: Collection[int]) -> None:
         """The site's members now. Who is not among them is silent."""

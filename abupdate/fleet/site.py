@@ -104,10 +104,10 @@ class Site:
         _, data = self.make(kind, message, to)
         self.send(kind, data)
 
-    def send(self, kind: Type, data: bytes) -> None:
-        """Send the bytes of a frame of this type."""
+    def send(self, kind: Type, data: bytes, *, urgent: bool = False) -> None:
+        """Send the bytes of a frame of this type. urgent: votes wait for it."""
         self.wire.sent[kind] += 1
-        self.out.append(Send(data, kind in _URGENT))
+        self.out.append(Send(data, urgent or kind in _URGENT))
 
     def add_fact(self, one: Frame, data: bytes) -> Fact | None:
         """Take a verified fact into the pool; None where it is known or does not matter now."""
@@ -124,11 +124,12 @@ class Site:
         value = voted_hash(self.state.genesis, state.height, data, self.state.last, digest)
         return Next(value, entry, data, replace(state, last=value))
 
-    def hand_out(self, digest: bytes, data: bytes, missing: frozenset[int] = frozenset()) -> None:
-        """Send an object's fragments: all of them, or those that are missing."""
+    def hand_out(self, digest: bytes, data: bytes, missing: frozenset[int] = frozenset(), *, urgent: bool = False) -> None:
+        """Send an object's fragments: all of them, or those that are missing. urgent: votes wait for it."""
         for piece in cut(digest, data):
             if not missing or piece.index in missing:
-                self.say(Type.FRAG, piece)
+                _, packed = self.make(Type.FRAG, piece)
+                self.send(Type.FRAG, packed, urgent=urgent)
 
     def announce(self, kind: Type, thing: Thing, digest: bytes, data: bytes, height: int = 0) -> None:
         """Say that this node has an object, and send it."""

@@ -291,7 +291,7 @@ class Voter:
         site.send(Type.PROPOSAL, data)
         if not inline:
             site.archive.add_loose(found.data)
-            site.hand_out(message.entry_digest, found.data)
+            site.hand_out(message.entry_digest, found.data, urgent=True)
 
     def _cast(self, cast: Cast) -> None:
         site = self.site
