@@ -22,7 +22,8 @@ BAUD = 1_000_000
 class PtyBus:
     """Lines by the number of their node. The device of a node is `path(number)`, a link that is there while it is plugged in.
 
-    echo: who sends hears itself.    """
+    echo: who sends hears itself.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
