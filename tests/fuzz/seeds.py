@@ -18,6 +18,7 @@ from abupdate.formats.peerhealth import PeerHealth
 from abupdate.formats.ubootenv import Environment, Scheme
 from abupdate.model import Attempt, Manifest, Phase, Recipient, Record, Sealing, SlotRecord, SlotState
 from tests.formats import fleetgolden, sitefiles
+from tests.fuzz import linetarget
 from tests.hostile import specimen
 from tests.workstation import CONFIG
 
@@ -80,6 +81,7 @@ def seeds() -> dict[str, list[bytes]]:
         "record": _records(),
         "fleetlog": _fleetlogs(),
         **_fleet(),
+        "line": linetarget.seeds(),
         "environment": _environments(),
         "bootstate": [text.encode() for text in _VARIABLES],
         "fwenv": [text.encode() for text in _FWENV],

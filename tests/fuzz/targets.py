@@ -44,7 +44,7 @@ from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.formats.ubootenv import Scheme
 from abupdate.health.results import last_line
 from abupdate.model import Chunk, Codec, Image, ImageKind
-from tests.fuzz import fleettargets, shapes
+from tests.fuzz import fleettargets, linetarget, shapes
 from tests.fuzz.shapes import Mutation
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -496,6 +496,7 @@ TARGETS: Mapping[str, Target] = {
     "order": Target(fleettargets.run_order, fleettargets.signed_file_mutation({}), 256 * KIB, 100),
     "certificate": Target(fleettargets.run_certificate, fleettargets.mutate_fixed, 256 * KIB, 100),
     "evidence": Target(fleettargets.run_evidence, fleettargets.mutate_evidence, 256 * KIB, 100),
+    "line": Target(linetarget.run_line, linetarget.mutate_line, 512 * KIB, 100),
     "fleetlog": Target(run_fleetlog, shapes.mutate_fleetlog, 512 * KIB, 200),
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
