@@ -1,4 +1,4 @@
-"""A site on one machine: workstation set-ups, each with a real daemon, over UDP on the loopback. The test carries the reboots out."""
+"""A site on one machine: workstation set-ups, each with a real daemon, over UDP on the loopback or a serial line. The test reboots them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,23 +85,26 @@ class Member:
 class LocalSite:
     """Members, enrolled and running, and an admin's key."""
 
-    def __init__(self, folder: Path, kit: Kit, count: int, *, fleet: str = "", site: str = "") -> None:
-        """fleet: more lines of each configuration's [fleet]. site: more lines of SITE.toml."""
+    def __init__(self, folder: Path, kit: Kit, count: int, *, fleet: str = "", site: str = "", lines: Sequence[Path] | None = None) -> None:
+        """fleet: more lines of each configuration's [fleet]. site: more lines of SITE.toml. lines: serial devices, instead of UDP."""
         self.folder = folder
         self.kit = kit
         self.members = [Member(f"gw{number}", folder / f"gw{number}", kit) for number in range(1, count + 1)]
         kit.make("keys", "generate", folder / "anna")
         ports = _free_ports(count)
-        for member, port in zip(self.members, ports, strict=True):
+        for number, (member, port) in enumerate(zip(self.members, ports, strict=True)):
             peers = ", ".join(f'"127.0.0.1:{other}"' for other in ports if other != port)
+            medium = f'udp_interface = "lo"\nudp_group = ""\nudp_port = {port}\nudp_peers = [{peers}]'
+            if lines is not None:
+                medium = f'serial_device = "{lines[number]}"'
             with member.device.config.open("a") as file:
-                file.write(f'[fleet]\nudp_interface = "lo"\nudp_group = ""\nudp_port = {port}\nudp_peers = [{peers}]\n')
+                file.write(f"[fleet]\n{medium}\n")
                 file.write(f'control = "fleet.sock"\nhooks = "hooks"\n{fleet}\n')
-        lines = ['site = "bench"', f'roots = ["{kit.folder}/root.pub"]', 'admins = ["anna.pub"]', "heartbeat_s = 1", site]
+        text = ['site = "bench"', f'roots = ["{kit.folder}/root.pub"]', 'admins = ["anna.pub"]', "heartbeat_s = 1", site]
         for member in self.members:
             key = member.device.ok("--json", "fleet", "join").document["key"]
-            lines.append(f'[nodes.{member.name}]\nkey = "{key}"')
-        (folder / "site.toml").write_text("\n".join(lines))
+            text.append(f'[nodes.{member.name}]\nkey = "{key}"')
+        (folder / "site.toml").write_text("\n".join(text))
         kit.make("fleet", "init", folder / "site.toml", "-o", folder / "site.abm", "--key", kit.folder / "root.pem")
         for member in self.members:
             member.device.ok("fleet", "join", folder / "site.abm")
@@ -137,9 +140,9 @@ class LocalSite:
 
 
 @contextmanager
-def local_site(folder: Path, kit: Kit, count: int, **more: str) -> Iterator[LocalSite]:
+def local_site(folder: Path, kit: Kit, count: int, *, lines: Sequence[Path] | None = None, **more: str) -> Iterator[LocalSite]:
     """A site whose daemons end with the block."""
-    site = LocalSite(folder, kit, count, **more)
+    site = LocalSite(folder, kit, count, lines=lines, **more)
     try:
         site.start()
         yield site

@@ -1,4 +1,4 @@
-"""A bus of real terminals: each node has a pseudo terminal, and what one of them sends comes out of all others. One thread drives it all.
+"""A bus of real terminals: each node has a pseudo terminal, and what one of them sends comes out of all others.
 
 Bytes take no time here; the model of a bus's time is bus.py.
 """
@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 import tty
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from abupdate.fleet.serialline import SerialLine
 from tests.fleet.bus import TAG
 
 BAUD = 1_000_000
+_PAUSE_S = 0.1
 
 
-class PtyBus:
-    """Lines by the number of their node. The device of a node is `path(number)`, a link that is there while it is plugged in.
+class PtyHub:
+    """The wire. The device of a node is `path(number)`, a link that is there while its adapter is plugged in.
 
     echo: who sends hears itself.
     """
@@ -28,19 +30,7 @@ class PtyBus:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.echo = False
-        self.members: tuple[int, ...] = ()
-        self.lines: dict[int, SerialLine] = {}
-        self.heard: dict[int, list[bytes]] = {}
         self._masters: dict[int, int] = {}
-
-    def __enter__(self) -> PtyBus:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for line in self.lines.values():
-            line.close()
-        for master in self._masters.values():
-            os.close(master)
 
     def path(self, number: int) -> Path:
         """What the node's configuration names."""
@@ -61,6 +51,76 @@ class PtyBus:
         os.close(self._masters.pop(number))
         self.path(number).unlink()
 
+    def close(self) -> None:
+        """Unplug all."""
+        for number in list(self._masters):
+            self.unplug(number)
+
+    def watch(self, poll: select.poll) -> None:
+        """Register what there may be to carry."""
+        for master in self._masters.values():
+            poll.register(master, select.POLLIN)
+
+    def is_idle(self, descriptor: int, events: int) -> bool:
+        """A terminal that nobody has open is ready, for nothing."""
+        return events == select.POLLHUP and descriptor in self._masters.values()
+
+    def carry(self) -> None:
+        """Whatever was sent comes out of the others."""
+        for number, master in list(self._masters.items()):
+            with suppress(OSError):
+                self.spread(os.read(master, 4096), number)
+
+    def spread(self, data: bytes, source: int | None = None) -> None:
+        """Bytes that everybody hears."""
+        for number, master in self._masters.items():
+            if number != source or self.echo:
+                with suppress(BlockingIOError):
+                    os.write(master, data)
+
+
+@contextmanager
+def running_hub(folder: Path, numbers: range) -> Iterator[PtyHub]:
+    """A hub that a thread drives, for nodes that are processes."""
+    hub, ended = PtyHub(folder), threading.Event()
+    for number in numbers:
+        hub.plug(number)
+
+    def run() -> None:
+        while not ended.is_set():
+            poll = select.poll()
+            hub.watch(poll)
+            if any(hub.is_idle(*ready) for ready in poll.poll(_PAUSE_S * 1000)):
+                ended.wait(0.001)
+            hub.carry()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        ended.set()
+        thread.join()
+        hub.close()
+
+
+class PtyBus(PtyHub):
+    """Media on a hub, all in one thread. lines: by the number of their node. heard: frames, likewise."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.members: tuple[int, ...] = ()
+        self.lines: dict[int, SerialLine] = {}
+        self.heard: dict[int, list[bytes]] = {}
+
+    def __enter__(self) -> PtyBus:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for line in self.lines.values():
+            line.close()
+        self.close()
+
     def join(self, number: int, *, rs485: bool = False) -> SerialLine:
         """A node's medium."""
         line = SerialLine(
@@ -76,10 +136,6 @@ class PtyBus:
         self.lines[number] = line
         self.heard[number] = []
         return line
-
-    def shout(self, data: bytes) -> None:
-        """Bytes that everybody hears."""
-        self._spread(-1, data)
 
     def until(self, true: Callable[[], bool], what: str, patience_s: float = 20.0) -> None:
         """Run until something is true; fail when that takes longer than is likely on a slow machine."""
@@ -99,27 +155,10 @@ class PtyBus:
         for line in self.lines.values():
             for descriptor, events in line.descriptors():
                 poll.register(descriptor, events)
-        for master in self._masters.values():
-            poll.register(master, select.POLLIN)
-        wake_s = min([line.wake_s for line in self.lines.values()] + [now_s + 0.1])
-        for descriptor, events in poll.poll(max(0.0, wake_s - now_s) * 1000):
-            # A terminal that nobody has opened yet is ready, for nothing.
-            if events == select.POLLHUP and descriptor in self._masters.values():
-                time.sleep(0.001)
-        for number, master in list(self._masters.items()):
-            self._take(number, master)
+        self.watch(poll)
+        wake_s = min([line.wake_s for line in self.lines.values()] + [now_s + _PAUSE_S])
+        if any(self.is_idle(*ready) for ready in poll.poll(max(0.0, wake_s - now_s) * 1000)):
+            time.sleep(0.001)
+        self.carry()
         for number, line in self.lines.items():
             self.heard[number] += [data for data, _ in line.receive(time.monotonic(), 64)]
-
-    def _take(self, number: int, master: int) -> None:
-        try:
-            data = os.read(master, 4096)
-        except (BlockingIOError, OSError):
-            return
-        self._spread(number, data)
-
-    def _spread(self, source: int, data: bytes) -> None:
-        for number, master in self._masters.items():
-            if number != source or self.echo:
-                with suppress(BlockingIOError):
-                    os.write(master, data)

@@ -90,7 +90,7 @@ def test_who_hears_its_own_echo_takes_it_for_nothing(bus: PtyBus) -> None:
 def test_garbage_costs_no_more_than_the_frames_that_it_meets(bus: PtyBus) -> None:
     joined(bus, 3)
     for seq in range(20):
-        bus.shout(os.urandom(300))
+        bus.spread(os.urandom(300))
         bus.lines[0].send(heartbeat(0, seq), urgent=False)
         end_s = time.monotonic() + 0.02
         bus.until(lambda: time.monotonic() > end_s, "later")  # noqa: B023
@@ -129,7 +129,7 @@ def test_what_the_kernel_does_not_take_at_once_is_sent_later(bus: PtyBus) -> Non
     flow(bus, 1, termios.TCOOFF)
     line = bus.lines[1]
     line.send(vote(Type.PREVOTE, 1), urgent=True)
-    bus.shout(burst([with_token(heartbeat(0), 1)]))
+    bus.spread(burst([with_token(heartbeat(0), 1)]))
     bus.until(lambda: any(events & select.POLLOUT for _, events in line.descriptors()), "full")
     flow(bus, 1, termios.TCOON)
     bus.until(lambda: len(bus.heard[0]) == 1, "sent")
