@@ -39,7 +39,7 @@ class Intake:
             if why := ledger.check_order(site.state, site.membership, order):
                 raise Refused(why)
             self.take_order(data, order)
-        self.talk.mine.add(order.id)
+        self.talk.announce(order.id)
         site.announce(order_type(order), Thing.ORDER, order.id, data)
 
     def _submit_membership(self, data: bytes, fault: Refused) -> None:
@@ -52,7 +52,7 @@ class Intake:
             if why := ledger.check_reconfig(site.state, site.membership, fresh):
                 raise Refused(why)
             self._take_membership(data)
-        self.talk.mine.add(fresh.digest)
+        self.talk.announce(fresh.digest)
         site.announce(Type.ORDER, Thing.MEMBERSHIP, fresh.digest, data)
 
     def take_order(self, data: bytes, order: Order) -> None:

@@ -196,7 +196,7 @@ class Node:
     def _receive(self, data: bytes) -> bool:
         """A frame from outside; False where nothing that this node does can depend on it now."""
         site = self._site
-        one = site.wire.open(data, site.membership, site.known)
+        one = site.wire.open(data, site.membership, site.known, site.now_s)
         if one is None:
             return False
         if one.source == site.me:
@@ -204,7 +204,7 @@ class Node:
         elif one.type in frame.STATUS:
             return self._status(one)
         elif self._fact(one, data):
-            site.wire.remember(one)
+            site.wire.remember(one.signature, site.now_s)
         return True
 
     def _recognise(self, one: Frame) -> None:
@@ -242,6 +242,9 @@ class Node:
                 if len(contradicting) > site.membership.faults:
                     self._stop("others have seen later starts or votes of this node than its log holds: the log is an older copy")
             return True
+        peer.noticed = True
+        if not peer.fresh and isinstance(message, Heartbeat) and self._talk.is_new(one.epoch, message.height):
+            peer.fresh = True
         if not peer.fresh or not peer.newer(one.boot, one.seq):
             site.wire.dropped["stale"] += 1
             return False
@@ -291,6 +294,9 @@ class Node:
         if message.height > site.state.height + 1:
             self._catchup.notice(one.source, message.height - 1)
             return False
+        if message.height <= site.state.height:
+            # It never counts again.
+            return True
         return self._voter.hear_vote(one, message, data)
 
     def _leaving(self, node: int, message: Shutdown) -> None:
@@ -451,7 +457,7 @@ class Node:
 
     def _speak(self) -> None:
         site = self._site
-        self._talk.hello()
+        self._talk.greet()
         if site.now_s >= self._talk.beat_s:
             self._talk.beat_s = site.now_s + site.membership.heartbeat_s
             site.say(Type.HEARTBEAT, self._heartbeat())

@@ -116,8 +116,10 @@ class Objects:
         self._wanted.pop(digest, None)
 
     def unpin(self) -> None:
-        """The entries that needed something are history: what is still wanted may be dropped."""
-        for wanted in self._wanted.values():
+        """The entries that needed something are history: facts for them too, what else is still wanted may be dropped."""
+        for digest, wanted in list(self._wanted.items()):
+            if wanted.thing is Thing.FACT:
+                del self._wanted[digest]
             wanted.pinned = False
 
     def hear(self, sender: int, fragment: Fragment, now_s: float) -> Done | None:

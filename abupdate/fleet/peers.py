@@ -21,12 +21,14 @@ def position(height: int, round_: int, kind: Type) -> Position:
 
 @dataclass(slots=True)
 class Peer:
-    """One other node. fresh: it has echoed this start's nonce. heard_s: when its last fresh heartbeat came, None: never.
+    """One other node. fresh: its status counts: it has echoed this start's nonce, or tells of what came after this start.
+    noticed: status of it was heard, fresh or not. heard_s: when its last fresh heartbeat came, None: never.
 
     vote: its newest vote that was seen and that vote's frame. claim: what its last echo said of this node.
     """
 
     fresh: bool = False
+    noticed: bool = False
     boot: int = 0
     seq: int = 0
     heard_s: float | None = None

@@ -20,7 +20,8 @@ from abupdate.formats.entries import Entry
 from abupdate.formats.membership import Membership
 from abupdate.formats.messages import EVERYBODY, NOTHING, Announce, Frame, Message, Thing, Type
 
-_URGENT = frozenset({Type.PROPOSAL, Type.PREVOTE, Type.PRECOMMIT})
+# Who says SHUTDOWN is about to fall silent.
+_URGENT = frozenset({Type.PROPOSAL, Type.PREVOTE, Type.PRECOMMIT, Type.SHUTDOWN})
 _HEIGHT = struct.Struct(">I")
 
 

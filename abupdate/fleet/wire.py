@@ -41,7 +41,7 @@ class Wire:
     dropped: Counter[str] = field(default_factory=Counter)
     heard: Counter[Type] = field(default_factory=Counter)
     sent: Counter[Type] = field(default_factory=Counter)
-    _seen: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    _seen: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
 
     def make(self, kind: Type, epoch: int, message: Message, to: int = EVERYBODY) -> Frame:
         """A signed frame of this node."""
@@ -50,12 +50,12 @@ class Wire:
         content = frame.content(self.genesis, kind, self.me, to, epoch, packed, self.boot, self.seq)
         return Frame(kind, self.me, to, self.genesis[:4], epoch, self.boot, self.seq, message, self.seal.sign(content))
 
-    def open(self, data: bytes, current: Membership, known: Mapping[int, Membership]) -> Frame | None:
+    def open(self, data: bytes, current: Membership, known: Mapping[int, Membership], now_s: float) -> Frame | None:
         """A frame of a member of this site whose signature is right; None for anything else, and for what was taken in before.
 
         Its key is the one that its author has in the frame's epoch, or has now where that epoch is not known here.
         """
-        opened = self._open(data, current, known)
+        opened = self._open(data, current, known, now_s)
         if isinstance(opened, str):
             self.dropped[opened] += 1
             return None
@@ -63,7 +63,7 @@ class Wire:
             self.heard[opened.type] += 1
         return opened
 
-    def _open(self, data: bytes, current: Membership, known: Mapping[int, Membership]) -> Frame | str | None:
+    def _open(self, data: bytes, current: Membership, known: Mapping[int, Membership], now_s: float) -> Frame | str | None:
         head = frame.peek(data)
         if head is None:
             return "damaged"
@@ -76,6 +76,7 @@ class Wire:
             return "no member"
         signature = data[_SIGNATURE]
         if signature in self._seen:
+            self._seen[signature] = now_s
             self._seen.move_to_end(signature)
             return "duplicate"
         try:
@@ -84,8 +85,12 @@ class Wire:
             return "malformed"
         return one if self.seal.verify(member.key, signature, frame.signed(self.genesis, one)) else "signature"
 
-    def remember(self, one: Frame) -> None:
-        """It was taken in: whoever sends it again costs no signature's check."""
-        self._seen[one.signature] = None
+    def remember(self, signature: bytes, now_s: float) -> None:
+        """The frame with this signature was taken in: whoever sends it again costs no signature's check."""
+        self._seen[signature] = now_s
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
+
+    def silent_s(self, data: bytes, now_s: float) -> float:
+        """How long ago the medium has carried this frame the last time, as far as this node remembers."""
+        return now_s - self._seen.get(data[_SIGNATURE], float("-inf"))
