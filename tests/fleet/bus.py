@@ -73,7 +73,7 @@ class Sending:
 
 @dataclass(slots=True)
 class Station:
-    """One member on the bus."""
+    """One member on the bus. listen: takes frames as they come, in place of the program."""
 
     number: int
     ring: Ring
@@ -85,6 +85,7 @@ class Station:
     latency_s: float = 0.001
     heard: list[tuple[float, Frame]] = field(default_factory=list)
     keep: bool = True
+    listen: Callable[[bytes], float] | None = None
     _inbox: list[bytes] = field(default_factory=list)
     _free_s: float = 0.0
     _run_s: float = 0.0
@@ -107,7 +108,19 @@ class Burst:
 class Bus:
     """`run` lets time pass. bursts: all that was sent. collisions: bursts that met another one."""
 
-    def __init__(self, members: int, baud: int = 115200, turnaround_s: float = 0.003, seed: int = 0, noise: Noise | None = None) -> None:
+    def __init__(
+        self,
+        members: int,
+        baud: int = 115200,
+        turnaround_s: float = 0.003,
+        seed: int = 0,
+        noise: Noise | None = None,
+        *,
+        tag: bytes = TAG,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self.tag = tag
+        self.chunk_bytes = chunk_bytes
         self.byte_s = BITS / baud
         self.timing = Timing(self.byte_s, turnaround_s)
         self.members = tuple(range(members))
@@ -125,7 +138,7 @@ class Bus:
 
     def join(self, number: int, program: Program = idle, at_s: float = 0.0) -> Station:
         """A station is switched on (again: it has forgotten everything)."""
-        ring = Ring(number, TAG, self.timing, max(at_s, self.now_s))
+        ring = Ring(number, self.tag, self.timing, max(at_s, self.now_s))
         ring.follow(1, self.members)
         station = self.stations[number] = Station(number, ring, program)
         self.at(at_s, partial(self._wake, station))
@@ -166,8 +179,8 @@ class Bus:
         self._line.append(sending)
         if frames:
             self.bursts.append(Burst(sending.start_s, sending.end_s, source, frames))
-        for begin in range(0, len(data), CHUNK_BYTES):
-            end = min(begin + CHUNK_BYTES, len(data))
+        for begin in range(0, len(data), self.chunk_bytes):
+            end = min(begin + self.chunk_bytes, len(data))
             self.at(sending.start_s + end * self.byte_s, partial(self._carry, sending, begin, end))
 
     def _carry(self, sending: Sending, begin: int, end: int) -> None:
@@ -221,10 +234,7 @@ class Bus:
             ring.hear_bytes(self.now_s)
             for raw in station.deframer.feed(data):
                 if ring.hear(raw, self.now_s):
-                    one = frame.parse(raw)
-                    if station.keep:
-                        station.heard.append((self.now_s, one))
-                    station._free_s = max(station._free_s, self.now_s) + station.program(station, one, self.now_s)
+                    station._free_s = max(station._free_s, self.now_s) + self._listen(station, raw)
         else:
             frames = ring.act(self.now_s)
             if frames:
@@ -234,6 +244,15 @@ class Bus:
         if due_s < 1e9 and (station._run_s <= self.now_s or due_s < station._run_s):
             station._run_s = due_s
             self.at(due_s, partial(self._wake, station))
+
+    def _listen(self, station: Station, raw: bytes) -> float:
+        """The seconds that the station works on the frame."""
+        if station.listen is not None:
+            return station.listen(raw)
+        one = frame.parse(raw)
+        if station.keep:
+            station.heard.append((self.now_s, one))
+        return station.program(station, one, self.now_s)
 
     # -- figures
 
