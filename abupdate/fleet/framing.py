@@ -16,7 +16,7 @@ try:
     from cobs import cobs
 except ImportError as error:
     raise ConfigError(
-        "cobs is not installed: a serial line to the peers needs it", "install cobs; Debian: apt install python3-cobs"
+        "cobs is not installed: a serial line to the peers needs it", "pip install cobs (Debian has no package of it)"
     ) from error
 
 END = b"\x00"

@@ -289,7 +289,7 @@ def test_udev_is_asked_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what must be installed
 
 
-@pytest.mark.parametrize(("missing", "package"), [("serial", "python3-serial"), ("cobs", "python3-cobs")])
+@pytest.mark.parametrize(("missing", "package"), [("serial", "python3-serial"), ("cobs", "pip install cobs")])
 def test_a_library_that_is_missing_is_named(missing: str, package: str) -> None:
     program = f"""
 import sys
