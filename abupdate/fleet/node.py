@@ -203,9 +203,18 @@ class Node:
             self._recognise(one)
         elif one.type in frame.STATUS:
             return self._status(one)
+        elif isinstance(one.message, Fragment):
+            return self._fragment(one.source, one.message)
         elif self._fact(one, data):
             site.wire.remember(one.signature, site.now_s)
         return True
+
+    def _fragment(self, sender: int, message: Fragment) -> bool:
+        """True where an object has become whole."""
+        done = self._site.objects.hear(sender, message, self._site.now_s)
+        if done is not None:
+            self._object(sender, done)
+        return done is not None
 
     def _recognise(self, one: Frame) -> None:
         """A frame that this node's key has signed: an echo, or proof that the log is older than what was sent."""
@@ -258,7 +267,7 @@ class Node:
                 self._catchup.serve(one.source, message)
             case CertRequest() if for_me:
                 self._catchup.serve_height(one.source, message.height)
-        return True
+        return False
 
     def _fact(self, one: Frame, data: bytes) -> bool:
         """A verified fact; True where it was taken in, so that the same frame needs no second look."""
@@ -270,11 +279,6 @@ class Node:
                 if message.height > site.state.height + 1:
                     self._catchup.notice(one.source, message.height - 1)
                 return self._voter.hear_proposal(one, message)
-            case Fragment():
-                done = site.objects.hear(one.source, message, site.now_s)
-                if done is not None:
-                    self._object(one.source, done)
-                return False
             case Announce():
                 self._intake.announced(one, message)
                 return False

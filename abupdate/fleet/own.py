@@ -199,9 +199,9 @@ class OwnUpdate:
         if lease is not None and device.lease == lease.height and not device.armed and lease.height not in self.past.words:
             # What became of the attempt is told first: the way back takes its place in the device's record.
             return
-        for order in list(site.archive.orders()):
+        for order in [order for order in site.archive.orders() if order.now]:
             standing = order.id == site.state.now or (order.admin_seq > site.state.admin_seq and order.epoch == site.state.epoch)
-            if not (order.kind is OrderKind.ROLLBACK and order.now and standing) or (order.nodes and site.me not in order.nodes):
+            if not (order.kind is OrderKind.ROLLBACK and standing) or (order.nodes and site.me not in order.nodes):
                 continue
             if device.booted != order.bundle and self._not_lately(order.id):
                 site.emit(RollBackNow(order))

@@ -130,11 +130,11 @@ class Membership:
     recovery: Recovery | None = None
     signatures: tuple[Signature, ...] = ()
     by_index: Mapping[int, Member] = field(default_factory=dict)
+    voters: tuple[int, ...] = field(init=False)
 
-    @property
-    def voters(self) -> tuple[int, ...]:
-        """Indices of the voters, ascending."""
-        return tuple(member.index for member in self.members if member.voter)
+    def __post_init__(self) -> None:
+        """voters: their indices, ascending; looked at for every frame."""
+        object.__setattr__(self, "voters", tuple(member.index for member in self.members if member.voter))
 
     @property
     def quorum(self) -> int:
