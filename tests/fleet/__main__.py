@@ -9,7 +9,9 @@ import argparse
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
+import abupdate
 from tests.fleet.campaign import Tally, campaign, one
 from tests.fleet.scenarios import KINDS
 
@@ -23,14 +25,16 @@ def main() -> int:
     parser.add_argument("-j", type=int, default=2, dest="jobs", help="processes (2)")
     parser.add_argument("--trace", action="store_true", help="one schedule, with its last steps")
     parser.add_argument("--shrink", action="store_true", help="one schedule: leave out actions while it still fails")
+    parser.add_argument("--first", action="store_true", help="stop at the first failure")
     options = parser.parse_args()
+    print(f"# {Path(abupdate.__file__).parents[1]}, seeds from {options.seed} on", flush=True)
     if options.trace or options.shrink:
         result, told = one(options.seed, options.kind, shrunk=options.shrink)
         print(told)
         print(result)
         return 1 if result.violation else 0
     start_s = time.monotonic()
-    tallies = campaign(options.seed, options.schedules, options.kind, options.jobs)
+    tallies = campaign(options.seed, options.schedules, options.kind, options.jobs, first_only=options.first)
     report(tallies)
     total = sum(tallies.values(), Tally())
     print(f"{total.schedules} schedules, {time.monotonic() - start_s:.0f} s")

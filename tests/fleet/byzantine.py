@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from abupdate.formats import certificate, entries, frame
+from abupdate.formats import certificate, entries, evidence, frame
 from abupdate.formats.certificate import Certificate
 from abupdate.formats.entries import Ending, Entry, GrantEntry, HaltEntry, OrderEntry, PlanEntry, ReconfigEntry, Release, ReleaseEntry
+from abupdate.formats.evidence import Evidence
 from abupdate.formats.messages import (
     EVERYBODY,
     NOTHING,
@@ -322,6 +323,16 @@ class CallsOverdue(Behaviour):
             yield None, liar.make(Type.OVERDUE, Overdue(held.lease))
 
 
+class FalseEvidence(Behaviour):
+    """Accuses others of having voted twice, by votes that they never signed."""
+
+    def pulse(self, liar: Liar) -> Words:
+        victim = liar.random.choice(liar.others())
+        votes = [Vote(liar.height, 0, liar.random.randbytes(32)) for _ in range(2)]
+        packed = evidence.pack(Evidence(*sorted(liar.make(Type.PREVOTE, vote, source=victim) for vote in votes)))
+        yield from _hand_out(liar, Thing.EVIDENCE, packed, 0)
+
+
 class FalseCertificates(Behaviour):
     """Hands out certificates that nobody or too few signed."""
 
@@ -332,11 +343,15 @@ class FalseCertificates(Behaviour):
         mine = liar.seal.sign(b"anything")
         signatures = tuple((voter, mine) for voter in liar.oracle.membership.voters[: liar.oracle.membership.quorum])
         packed = certificate.pack(Certificate(liar.height, 0, entries.pack(entry), liar.random.randbytes(32), signatures))
-        digest = hashlib.sha256(packed).digest()
-        yield None, liar.make(Type.CERT, Announce(Thing.CERTIFICATE, digest, len(packed), liar.height))
-        pieces = [packed[at : at + frame.FRAGMENT_BYTES] for at in range(0, len(packed), frame.FRAGMENT_BYTES)]
-        for number, piece in enumerate(pieces):
-            yield None, liar.make(Type.FRAG, Fragment(digest, number, len(pieces), piece))
+        yield from _hand_out(liar, Thing.CERTIFICATE, packed, liar.height)
+
+
+def _hand_out(liar: Liar, thing: Thing, packed: bytes, height: int) -> Words:
+    digest = hashlib.sha256(packed).digest()
+    yield None, liar.make(Type.CERT if thing is Thing.CERTIFICATE else Type.EVIDENCE, Announce(thing, digest, len(packed), height))
+    pieces = [packed[at : at + frame.FRAGMENT_BYTES] for at in range(0, len(packed), frame.FRAGMENT_BYTES)]
+    for number, piece in enumerate(pieces):
+        yield None, liar.make(Type.FRAG, Fragment(digest, number, len(pieces), piece))
 
 
 def _inventions(liar: Liar) -> Iterator[Entry]:
@@ -347,7 +362,10 @@ def _inventions(liar: Liar) -> Iterator[Entry]:
         OrderEntry(random.randbytes(32)),
         ReconfigEntry(random.randbytes(32)),
         PlanEntry(liar.plan, frozenset(members)),
+        PlanEntry(liar.plan, frozenset({liar.index})),
         GrantEntry(liar.plan, tuple((node, 1) for node in members[: random.randint(1, len(members))])),
+        GrantEntry(liar.plan, ((random.choice(members), random.randint(1, 2)),)),
+        *(OrderEntry(order) for order in oracle.orders),
     ]
     for node, held in oracle.held.items():
         found += [ReleaseEntry((Release(held.lease, node, ending, random.randbytes(32)),)) for ending in Ending]
@@ -375,6 +393,7 @@ BEHAVIOURS: dict[str, Callable[[], Behaviour]] = {
     "false-beats": FalseBeats,
     "calls-overdue": CallsOverdue,
     "false-certificates": FalseCertificates,
+    "false-evidence": FalseEvidence,
     TWO_FACED: Behaviour,
 }
 

@@ -71,21 +71,24 @@ def run(seed: int, kind: str | None) -> tuple[Result, float]:
     return result, time.process_time() - start_s
 
 
-def _chunk(task: tuple[int, int, str | None]) -> dict[str, Tally]:
-    first, count, kind = task
+def _chunk(task: tuple[int, int, str | None, bool]) -> dict[str, Tally]:
+    first, count, kind, first_only = task
     logging.disable(logging.CRITICAL)
     gc.disable()
     tallies: dict[str, Tally] = {}
     for seed in range(first, first + count):
         result, seconds = run(seed, kind)
-        tallies.setdefault(result.kind, Tally()).add(result, seconds)
+        tally = tallies.setdefault(result.kind, Tally())
+        tally.add(result, seconds)
+        if first_only and tally.failures:
+            break
     gc.collect()
     return tallies
 
 
-def campaign(first: int, count: int, kind: str | None = None, jobs: int = 1) -> dict[str, Tally]:
-    """The schedules of `count` seeds from `first` on, by kind. The numbers do not depend on `jobs`."""
-    tasks = [(start, min(_CHUNK, first + count - start), kind) for start in range(first, first + count, _CHUNK)]
+def campaign(first: int, count: int, kind: str | None = None, jobs: int = 1, *, first_only: bool = False) -> dict[str, Tally]:
+    """The schedules of `count` seeds from `first` on, by kind. The numbers do not depend on `jobs`. first_only: up to the first failure."""
+    tasks = [(start, min(_CHUNK, first + count - start), kind, first_only) for start in range(first, first + count, _CHUNK)]
     total: dict[str, Tally] = {}
 
     def collect(tallies: dict[str, Tally]) -> None:
@@ -95,6 +98,8 @@ def campaign(first: int, count: int, kind: str | None = None, jobs: int = 1) -> 
     if jobs <= 1:
         for task in tasks:
             collect(_chunk(task))
+            if first_only and any(tally.failures for tally in total.values()):
+                break
     else:
         with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=50) as pool:
             for tallies in pool.imap_unordered(_chunk, tasks):

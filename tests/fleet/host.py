@@ -62,7 +62,8 @@ class Process:
 class Host:
     """A device, its processes (one, or two under one key), and what kind of node it is. memberships: the files that it was enrolled with.
 
-    gone: it was removed or replaced. tpm: a counter that never falls. sides: whom each of two processes hears and is heard by.
+    gone: it was removed or replaced. restored: an older copy of its log was put back. tpm: a counter that never falls. sides: whom each of
+    two processes hears and is heard by.
     """
 
     index: int
@@ -76,6 +77,7 @@ class Host:
     liar: Liar | None = None
     sides: list[frozenset[int]] = field(default_factory=list)
     gone: bool = False
+    restored: bool = False
     tpm: int | None = None
 
     @property

@@ -28,7 +28,7 @@ class Violation(Exception):
 @dataclass(slots=True)
 class Subject:
     """What is known of one node. honest: not byzantine, and its log is the one that it wrote. intact: that log was never lost.
-    restored: an older copy of it was put back.
+    found_out: an older copy of it was put back, and enough others know so. lost: votes that it has forgotten.
 
     words: lease -> (ending, digest of the fact), as it signed them. told: words that were checked already. paused: targets of PAUSE
     orders that it has taken in -> the order's number, and heights that it had prevoted before.
@@ -40,7 +40,8 @@ class Subject:
     honest: bool = True
     intact: bool = True
     may_vote: bool = True
-    restored: bool = False
+    found_out: bool = False
+    lost: set[bytes] = field(default_factory=set)
     words: dict[int, tuple[Ending, bytes]] = field(default_factory=dict)
     approved: set[tuple[bytes, int]] = field(default_factory=set)
     asked: set[tuple[bytes, int, int]] = field(default_factory=set)
@@ -66,6 +67,7 @@ class Witness:
     waiting: dict[int, Entry] = field(default_factory=dict)
     dropped: set[tuple[int, int]] = field(default_factory=set)
     former: dict[int, list[Subject]] = field(default_factory=dict)
+    known: dict[int, dict[int, set[bytes]]] = field(default_factory=dict)
     decisions: int = 0
 
     # -- what is said
@@ -74,7 +76,11 @@ class Witness:
         """An honest node sends a frame; what it only relays says nothing about it."""
         said = frame.parse(data)
         subject = self.subjects.get(node)
-        if subject is None or said.source != node or not subject.honest:
+        if subject is None or said.source != node:
+            return
+        if subject.found_out and isinstance(said.message, Vote) and said.signature not in subject.lost:
+            raise Violation(f"2: node {node} votes with a log that is older than votes of it that others know")
+        if not subject.honest:
             return
         match said.message:
             case Vote():
@@ -284,6 +290,37 @@ class Witness:
 
     def settled(self, node: int, lease: int | None) -> None:
         """Nothing to check: the word that follows is."""
+
+    # -- what is believed of others
+
+    def accused(self, node: int, liars: frozenset[int]) -> None:
+        """12: an honest node believes that these have voted twice."""
+        subject = self.subjects.get(node)
+        for liar in liars:
+            other = self.subjects.get(liar)
+            if subject is not None and subject.honest and other is not None and other.honest:
+                raise Violation(f"12: node {node} believes that node {liar} has voted twice, and it has not")
+
+    def heard(self, node: int, data: bytes) -> None:
+        """A node's process hears a frame: so it can tell a peer that has lost its past about it."""
+        head = frame.peek(data)
+        if head is None or head.type not in (Type.PREVOTE, Type.PRECOMMIT):
+            return
+        self.known.setdefault(node, {}).setdefault(head.source, set()).add(data[-68:-4])
+
+    def restored(self, node: int, lost: set[bytes]) -> None:
+        """An older copy of a node's log was put back. lost: signatures of votes that the copy does not have and that others may know.
+
+        It counts as one of the f that may be faulty. But where so many know a lost vote that any Q-1 others include one of them, it must
+        find out before it votes again.
+        """
+        subject = self.subjects[node]
+        subject.honest = subject.intact = False
+        rules = self.oracle.membership
+        others = [voter for voter in rules.voters if voter != node and voter in self.subjects and self.subjects[voter].honest]
+        aware = [voter for voter in others if self.known.get(voter, {}).get(node, set()) & lost]
+        subject.found_out = len(aware) >= len(rules.voters) - rules.quorum + 1
+        subject.lost = lost
 
     # -- what the oracle asks
 

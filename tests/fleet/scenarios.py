@@ -322,6 +322,21 @@ def crashing(draft: Draft) -> None:
         storm(draft)
 
 
+def locked(draft: Draft) -> None:
+    """Rounds that end between the lock and the decision: loss, cuts and crashes while several orders are on their way."""
+    draft.shape = draft.random.choice((Shape(3, 0), Shape(4, 0), Shape(4, 1, stall_ok=True), Shape(5, 0)))
+    draft.end_s = 45.0
+    draft.weather = Weather((0.01, 0.9), loss=draft.random.choice((0.1, 0.25, 0.4)))
+    draft.crash = draft.random.choice((0.0, 0.03))
+    if draft.chance(0.4):
+        liars(draft)
+    draft.propose(3.0)
+    for _ in range(4):
+        draft.at(draft.time(3.0), Command(draft.random.choice(("PAUSE", "RESUME", "CANCEL")), draft.random.choice((Aim.OPEN, Aim.SITE))))
+    draft.propose(draft.time(5.0))
+    partitions(draft)
+
+
 def byzantine(draft: Draft) -> None:
     """Liars, as many as the site bears."""
     draft.shape = draft.random.choice(_WITH_LIARS)
@@ -332,6 +347,17 @@ def byzantine(draft: Draft) -> None:
             trouble(draft)
     if draft.chance(0.2):
         draft.at(draft.time(), Command("PAUSE"))
+
+
+def wide(draft: Draft) -> None:
+    """Sites that can spare two, and liars who say COMPLETE."""
+    draft.shape = draft.random.choice((Shape(8, 1), Shape(5, 0), Shape(9, 1, min_up=5)))
+    draft.end_s = 60.0
+    for node in draft.random.sample(draft.nodes, draft.shape.faults):
+        draft.byzantine[node] = ("false-complete", *draft.random.sample(sorted(BEHAVIOURS), draft.random.randrange(2)))
+    draft.at(3.0, Propose(Image("image-wide", 2, bad_images(draft) if draft.chance(0.2) else ()), 1, 3, draft.random.choice((1, 3))))
+    if draft.chance(0.3):
+        crashes(draft)
 
 
 def restored(draft: Draft) -> None:
@@ -413,7 +439,9 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "reconfigured": reconfigured,
     "parted": parted,
     "crashing": crashing,
+    "locked": locked,
     "byzantine": byzantine,
+    "wide": wide,
     "restored": restored,
     "slow": slow,
     "skewed": skewed,

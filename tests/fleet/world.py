@@ -15,6 +15,7 @@ from random import Random
 from abupdate.errors import Refused
 from abupdate.fleet import journal
 from abupdate.fleet.events import (
+    Alarm,
     Compact,
     Conditions,
     Disarm,
@@ -99,6 +100,7 @@ class World:
         self.images: dict[bytes, Image] = {FACTORY.bundle: FACTORY}
         self.hosts: dict[int, Host] = {}
         self._waiting: list[tuple[str, int, bytes]] = []
+        self._remembers = any(isinstance(action.deed, actions.Restore) for action in scenario.actions)
         nodes = range(scenario.shape.nodes)
         keys = {node: self.vault.make_key(f"node {node}") for node in nodes}
         membership = self.authority.found(scenario.shape, keys)
@@ -160,7 +162,7 @@ class World:
             leave_ended=lambda lease, reason: self._feed(host, host.main, LeaveEnded(lease, reason)),
             power_off=lambda: self._power_off(host),
             power_on=lambda: self._start(host),
-            doubted=lambda: False,
+            doubted=lambda: self._doubted(host),
         )
         device = Device(index, random, shell, self.witness, self.images, refuses_drain=self.scenario.refuses)
         host = Host(index, key, SimSeal(self.vault, key), device, [Process(0)], memberships)
@@ -203,6 +205,8 @@ class World:
             process.node = Node(host.index, host.memberships, tuple(process.log), host.seal, options)
             if process.number == 0 and host.honest:
                 self.witness.started(host.index)
+                # What it heard lies in its memory.
+                self.witness.known.pop(host.index, None)
             self._feed(host, process, Start(self._random.getrandbits(32), process.fault, host.tpm))
             if process.node is not None:
                 self._feed(host, process, Observed(host.device.seen()))
@@ -220,6 +224,11 @@ class World:
     def _observe(self, host: Host) -> None:
         for process in host.processes:
             self._feed(host, process, Observed(host.device.seen()))
+
+    def _doubted(self, host: Host) -> bool:
+        """More than f peers would hold back its confirm."""
+        node = host.main.node
+        return node is not None and len(node.view().doubters) > self.oracle.membership.faults
 
     def _prepared(self, host: Host, order: bytes, fault: str, final: bool) -> None:
         self._feed(host, host.main, Prepared(order, fault, final))
@@ -290,6 +299,8 @@ class World:
                     if crash and self._crash.random() < 10 * crash:
                         self._crashed(host, process)
                         return
+                case Alarm() if host.honest:
+                    self.witness.accused(host.index, process.node.view().liars if process.node is not None else frozenset())
                 case Prepare() if main:
                     device.prepare(effect.order)
                 case Leave() if main:
@@ -332,7 +343,7 @@ class World:
             self.later(back_s, lambda: self._start(host))
 
     def _send(self, host: Host, process: Process, data: bytes) -> None:
-        if host.honest:
+        if host.liar is None:
             self.witness.sent(host.index, data)
             self._transmit(host.index, None, data)
             return
@@ -363,6 +374,8 @@ class World:
             host.liar.past.append(data)
             if len(host.liar.past) > 300:
                 del host.liar.past[:150]
+        if self._remembers and host.honest and host.main.node is not None:
+            self.witness.heard(index, data)
         event = Received(data, f"10.0.0.{source}")
         for process in host.processes:
             if not host.sides or source in host.sides[process.number]:
@@ -533,12 +546,10 @@ class World:
         if main.copy is None or main.copy == main.log:
             return
         self._end(host)
+        kept = {data for kind, data in main.copy if kind is RecordKind.VOTE}
+        self.witness.restored(host.index, {data[-68:-4] for kind, data in main.log if kind is RecordKind.VOTE and data not in kept})
         main.log[:] = main.copy
-        subject = self.witness.subjects[host.index]
-        subject.intact = False
-        # It is one of the f that may be faulty; its device's deeds are still judged.
-        subject.honest = False
-        subject.restored = True
+        host.restored = True
         self.later(1.0, lambda: self._start(host))
 
     def _noise(self, host: Host, count: int) -> None:
