@@ -365,7 +365,8 @@ class Voter:
             return
         self._resends += 1
         self._resend_s = site.now_s + min(site.options.resend_s * 1.5 ** min(self._resends, 8), 15.0)
-        rounds = {self.height.round}
+        # Up to f others may still wait for the end of the round before; who is further behind follows more than f.
+        rounds = {self.height.round, self.height.round - 1}
         if self.height.locked is not None:
             rounds.add(self.height.locked[0])
         for (kind, round_), data in sorted(self.own.items(), key=lambda item: (item[0][1], item[0][0])):

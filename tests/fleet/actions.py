@@ -79,6 +79,15 @@ class Deafen:
 
 
 @dataclass(frozen=True, slots=True)
+class Ambush:
+    """For a while the next value that is voted for is decided by one node alone (network.Trap)."""
+
+    favourite: int
+    blind: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Mend:
     """The partitions end; the weather stays."""
 
@@ -186,6 +195,7 @@ Deed = (
     | Lose
     | Split
     | Deafen
+    | Ambush
     | Mend
     | Kill
     | Strike

@@ -39,6 +39,7 @@ from abupdate.formats.messages import (
     Type,
     Vote,
 )
+from tests.fleet.network import Trap
 from tests.fleet.oracle import Oracle
 from tests.fleet.vault import SimSeal
 
@@ -50,7 +51,10 @@ TWO_FACED = "two-faced"
 
 @dataclass
 class Liar:
-    """What a byzantine node has and knows. past: frames that it has heard lately. boot, seq: beyond its core's, so that they are fresh."""
+    """What a byzantine node has and knows. past: frames that it has heard lately. boot, seq: beyond its core's, so that they are fresh.
+
+    value: of an entry's bytes, what a vote for it names.
+    """
 
     index: int
     seal: SimSeal
@@ -60,6 +64,8 @@ class Liar:
     past: list[bytes]
     others: Callable[[], tuple[int, ...]]
     bundles: Callable[[], tuple[bytes, ...]]
+    value: Callable[[bytes], bytes]
+    trap: Callable[[], Trap | None]
     seq: int = 1 << 20
     boot: int = 1
 
@@ -165,6 +171,20 @@ class Equivocating(Behaviour):
                 if isinstance(heard, Vote) and heard.value != vote.value and heard.height == vote.height:
                     return heard.value
         return NOTHING if vote.value != NOTHING else hashlib.sha256(vote.value).digest()
+
+
+class Turncoat(Behaviour):
+    """While there is a trap (network.py): helps the favourite to decide, and the others to leave the round without knowing of it."""
+
+    def outgoing(self, liar: Liar, data: bytes) -> Words:
+        trap = liar.trap()
+        one = frame.parse(data)
+        if trap is None or one.source != liar.index or not isinstance(one.message, Vote) or one.message.value != trap.value:
+            return ((None, data),)
+        nil = liar.make(one.type, replace(one.message, value=NOTHING), epoch=one.epoch)
+        others = frozenset(liar.others())
+        told = frozenset({trap.favourite}) if one.type is Type.PRECOMMIT else others - {trap.blind}
+        return ((told, data), (others - told, nil))
 
 
 class Eager(Behaviour):
@@ -278,16 +298,45 @@ class Fragmenting(Behaviour):
 
 
 class BadProposals(Behaviour):
-    """Proposes what must not be decided, in every round that might be its turn, and votes for it."""
+    """Proposes what must not be decided whenever it is its turn, and what others have proposed with a false valid round; votes for both."""
+
+    def outgoing(self, liar: Liar, data: bytes) -> Words:
+        head = frame.peek(data)
+        if head is None or head.type is not Type.PROPOSAL or head.source != liar.index:
+            return ((None, data),)
+        mine = frame.parse(data).message
+        return self._propose(liar, mine.height, mine.round) if isinstance(mine, Proposal) else ()
 
     def pulse(self, liar: Liar) -> Words:
-        inventions = list(_inventions(liar))
-        if not inventions:
-            return
         for round_ in range(3):
-            packed = entries.pack(liar.random.choice(inventions))
-            inline = packed if len(packed) <= 120 else b""
-            yield None, liar.make(Type.PROPOSAL, Proposal(liar.height, round_, -1, entries.digest(packed), inline))
+            yield from self._propose(liar, liar.height, round_)
+
+    def _propose(self, liar: Liar, height: int, round_: int) -> Words:
+        packed = self._entry(liar)
+        if not packed:
+            return
+        inline = packed if len(packed) <= 120 else b""
+        valid_round = liar.random.choice((-1, 0, round_ - 1))
+        yield None, liar.make(Type.PROPOSAL, Proposal(height, round_, min(valid_round, round_ - 1), entries.digest(packed), inline))
+        value = liar.value(packed)
+        if value != NOTHING:
+            for kind in (Type.PREVOTE, Type.PRECOMMIT):
+                yield None, liar.make(kind, Vote(height, round_, value))
+
+    def _entry(self, liar: Liar) -> bytes:
+        random, oracle = liar.random, liar.oracle
+        fresh = [order.id for order in oracle.orders.values() if order.admin_seq > oracle.admin_seq]
+        if fresh and random.random() < 0.4:
+            return entries.pack(OrderEntry(random.choice(fresh)))
+        if random.random() < 0.3:
+            for data in reversed(liar.past[-80:]):
+                head = frame.peek(data)
+                if head is not None and head.type is Type.PROPOSAL:
+                    heard = frame.parse(data).message
+                    if isinstance(heard, Proposal) and heard.entry and random.random() < 0.5:
+                        return heard.entry
+        inventions = list(_inventions(liar))
+        return entries.pack(random.choice(inventions)) if inventions else b""
 
 
 class FalseEchoes(Behaviour):
@@ -354,6 +403,12 @@ def _hand_out(liar: Liar, thing: Thing, packed: bytes, height: int) -> Words:
         yield None, liar.make(Type.FRAG, Fragment(digest, number, len(pieces), piece))
 
 
+def _attempt(liar: Liar, node: int) -> int:
+    """The number that the node's next request would have."""
+    plan = liar.oracle.plan
+    return plan.grants.get(node, 0) + 1 if plan is not None else 1
+
+
 def _inventions(liar: Liar) -> Iterator[Entry]:
     """Entries that no honest node may accept now: over budget, without approvals, without a holder's word."""
     oracle, random = liar.oracle, liar.random
@@ -364,7 +419,7 @@ def _inventions(liar: Liar) -> Iterator[Entry]:
         PlanEntry(liar.plan, frozenset(members)),
         PlanEntry(liar.plan, frozenset({liar.index})),
         GrantEntry(liar.plan, tuple((node, 1) for node in members[: random.randint(1, len(members))])),
-        GrantEntry(liar.plan, ((random.choice(members), random.randint(1, 2)),)),
+        *(GrantEntry(liar.plan, ((node, _attempt(liar, node)),)) for node in members if node not in oracle.held),
         *(OrderEntry(order) for order in oracle.orders),
     ]
     for node, held in oracle.held.items():
@@ -381,6 +436,7 @@ BEHAVIOURS: dict[str, Callable[[], Behaviour]] = {
     "choosy": Choosy,
     "withholding": Withholding,
     "equivocating": Equivocating,
+    "turncoat": Turncoat,
     "eager": Eager,
     "false-complete": FalseComplete,
     "false-rollback": FalseRollback,

@@ -211,7 +211,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if plan.halted:\n        return f",
         "    if plan.halted and not plan.nodes:\n        return f",
         "an image that was found to be bad goes on to more nodes",
-        "bad",
+        "byzantine",
+        600,
     ),
     # -- people
     Mutant(

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
+from abupdate.formats import frame
+from abupdate.formats.messages import NOTHING, Type, Vote
+
 _KEPT = 400
+_HARMLESS = frozenset({Type.PROPOSAL, Type.PREVOTE, Type.HELLO, Type.HELLO_ACK, Type.APPROVE, Type.SLOT_REQ})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,39 @@ class Weather:
 FAIR = Weather()
 
 
+@dataclass(slots=True)
+class Trap:
+    """Lets one node decide a value that the others are locked on, without their hearing of it, and one more know nothing of the lock.
+
+    value: the first one that anybody prevotes. Precommits for it reach the favourite alone, prevotes for it do not reach the blind one
+    (mild: those of the favourite do not), and what the favourite says of its decision reaches nobody. Other values go through.
+    """
+
+    favourite: int
+    blind: int
+    mild: bool = False
+    value: bytes = NOTHING
+
+    def swallows(self, source: int, target: int, data: bytes) -> bool:
+        """The frame is lost."""
+        head = frame.peek(data)
+        if head is None:
+            return False
+        if source == self.favourite and head.type not in _HARMLESS:
+            return True
+        if head.type not in (Type.PREVOTE, Type.PRECOMMIT):
+            return False
+        vote = frame.parse(data).message
+        value = vote.value if isinstance(vote, Vote) else NOTHING
+        if self.value == NOTHING:
+            self.value = value
+        if value == NOTHING or value != self.value:
+            return False
+        if head.type is Type.PRECOMMIT:
+            return target != self.favourite and not self.mild
+        return target == self.blind and (source == self.favourite or not self.mild)
+
+
 class Network:
     """Says when a frame arrives where. cut: pairs (from, to) that hear nothing of each other."""
 
@@ -32,6 +69,7 @@ class Network:
         self._random = random
         self.weather = weather
         self.cut: set[tuple[int, int]] = set()
+        self.trap: Trap | None = None
         self._past: list[bytes] = []
         self._seen = 0
 
@@ -50,11 +88,12 @@ class Network:
     def heal(self) -> None:
         """Everybody hears everybody, soon and once."""
         self.cut.clear()
+        self.trap = None
         self.weather = FAIR
 
-    def arrivals(self, source: int, target: int) -> Iterator[float]:
+    def arrivals(self, source: int, target: int, data: bytes) -> Iterator[float]:
         """Seconds until each copy of a frame arrives; none: lost."""
-        if (source, target) in self.cut:
+        if (source, target) in self.cut or (self.trap is not None and self.trap.swallows(source, target, data)):
             return
         random, weather = self._random, self.weather
         low, high = weather.delay_s

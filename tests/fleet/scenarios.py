@@ -8,6 +8,7 @@ from random import Random
 from tests.fleet.actions import (
     Action,
     Aim,
+    Ambush,
     Command,
     Conditions,
     CrashAt,
@@ -318,30 +319,38 @@ def crashing(draft: Draft) -> None:
     """Crashes at log writes, above all."""
     draft.propose(draft.random.uniform(3.0, 10.0), fates=bad_images(draft) if draft.chance(0.3) else ())
     draft.crash = draft.random.choice((0.01, 0.03, 0.06))
+    draft.refuses = draft.random.choice((0.0, 0.0, 0.6))
     if draft.chance(0.3):
         storm(draft)
 
 
 def locked(draft: Draft) -> None:
-    """Rounds that end between the lock and the decision: loss, cuts and crashes while several orders are on their way."""
-    draft.shape = draft.random.choice((Shape(3, 0), Shape(4, 0), Shape(4, 1, stall_ok=True), Shape(5, 0)))
-    draft.end_s = 45.0
-    draft.weather = Weather((0.01, 0.9), loss=draft.random.choice((0.1, 0.25, 0.4)))
-    draft.crash = draft.random.choice((0.0, 0.03))
-    if draft.chance(0.4):
-        liars(draft)
+    """Heights that one node decides and the others do not know of, while they crash, and have other things to propose."""
+    draft.shape = draft.random.choice((Shape(3, 0), Shape(3, 0), Shape(4, 0), Shape(4, 1, stall_ok=True)))
+    draft.end_s = 60.0
+    if draft.shape.faults:
+        draft.byzantine[draft.node()] = ("turncoat", "bad-proposals")
     draft.propose(3.0)
-    for _ in range(4):
-        draft.at(draft.time(3.0), Command(draft.random.choice(("PAUSE", "RESUME", "CANCEL")), draft.random.choice((Aim.OPEN, Aim.SITE))))
-    draft.propose(draft.time(5.0))
-    partitions(draft)
+    when_s = 4.0
+    while when_s < draft.end_s:
+        favourite, blind = draft.random.sample([node for node in draft.nodes if node not in draft.byzantine], 2)
+        seconds = draft.random.uniform(5.0, 15.0)
+        draft.at(when_s, Ambush(favourite, blind, seconds))
+        for _ in range(2):
+            aim = draft.random.choice((Aim.OPEN, Aim.SITE))
+            draft.at(when_s + draft.random.uniform(0.2, 4.0), Command(draft.random.choice(("PAUSE", "RESUME", "CANCEL")), aim))
+        if draft.chance(0.5):
+            draft.at(when_s + draft.random.uniform(0.2, 4.0), Kill(draft.honest(), back_s=0.5))
+        if draft.chance(0.3):
+            draft.propose(when_s + draft.random.uniform(0.0, seconds))
+        when_s += seconds + draft.random.uniform(0.5, 5.0)
 
 
 def byzantine(draft: Draft) -> None:
     """Liars, as many as the site bears."""
     draft.shape = draft.random.choice(_WITH_LIARS)
     liars(draft)
-    draft.propose(draft.random.uniform(3.0, 8.0), back=draft.chance(0.2))
+    draft.propose(draft.random.uniform(3.0, 8.0), fates=bad_images(draft) if draft.chance(0.3) else (), back=draft.chance(0.2))
     for trouble in (storm, crashes, partitions, clocks):
         if draft.chance(0.25):
             trouble(draft)

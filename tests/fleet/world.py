@@ -54,7 +54,7 @@ from tests.fleet.device import Device, Shell
 from tests.fleet.host import YEAR_S, Clock, Host, Process
 from tests.fleet.images import FACTORY, Image
 from tests.fleet.invariants import Subject, Violation, Witness
-from tests.fleet.network import Network
+from tests.fleet.network import Network, Trap
 from tests.fleet.oracle import Oracle
 from tests.fleet.vault import SimSeal, Vault
 
@@ -179,6 +179,8 @@ class World:
                 [],
                 lambda: tuple(node for node, other in self.hosts.items() if node != index and not other.gone),
                 lambda: tuple(self.images),
+                lambda data: self._value(host, data),
+                lambda: self.network.trap,
             )
             if TWO_FACED in behaviours:
                 host.processes.append(Process(1))
@@ -224,6 +226,14 @@ class World:
     def _observe(self, host: Host) -> None:
         for process in host.processes:
             self._feed(host, process, Observed(host.device.seen()))
+
+    def _value(self, host: Host, data: bytes) -> bytes:
+        """What a vote for this entry names, as far as the liar's own core can tell; NOTHING where it cannot."""
+        node = host.main.node
+        try:
+            return node._site.after(entries.parse(data), data).value if node is not None else NOTHING
+        except (Refused, KeyError, ValueError):
+            return NOTHING
 
     def _doubted(self, host: Host) -> bool:
         """More than f peers would hold back its confirm."""
@@ -359,7 +369,7 @@ class World:
         network.keep(data)
         for index in self.hosts if targets is None else targets:
             if index != source:
-                for delay_s in network.arrivals(source, index):
+                for delay_s in network.arrivals(source, index, data):
                     self.later(delay_s, lambda index=index: self._arrive(source, index, data))  # type: ignore[misc]
         if network.weather.late and self._random.random() < network.weather.late:
             old, index = network.old_frame(), self._random.choice(tuple(self.hosts))
@@ -492,6 +502,9 @@ class World:
                 self.network.split(deed.groups)
             case actions.Deafen():
                 self.network.deafen(deed.speakers, deed.hearers)
+            case actions.Ambush():
+                self.network.trap = Trap(deed.favourite, deed.blind, mild=self.scenario.shape.faults > 0)
+                self.later(deed.seconds, self._end_ambush)
             case actions.Mend():
                 self.network.cut.clear()
             case actions.Conditions():
@@ -504,6 +517,9 @@ class World:
                 self._reconfigure(deed)
             case _:
                 self._harm(deed)
+
+    def _end_ambush(self) -> None:
+        self.network.trap = None
 
     def _harm(self, deed: actions.Deed) -> None:
         host = self.hosts.get(getattr(deed, "node", -1))
