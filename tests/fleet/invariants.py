@@ -28,7 +28,7 @@ class Violation(Exception):
 @dataclass(slots=True)
 class Subject:
     """What is known of one node. honest: not byzantine, and its log is the one that it wrote. intact: that log was never lost.
-    found_out: an older copy of it was put back, and enough others know so. lost: votes that it has forgotten.
+    found_out: an older copy of it was put back, and enough others know so.
 
     words: lease -> (ending, digest of the fact), as it signed them. told: words that were checked already. paused: targets of PAUSE
     orders that it has taken in -> the order's number, and heights that it had prevoted before.
@@ -41,7 +41,6 @@ class Subject:
     intact: bool = True
     may_vote: bool = True
     found_out: bool = False
-    lost: set[bytes] = field(default_factory=set)
     words: dict[int, tuple[Ending, bytes]] = field(default_factory=dict)
     approved: set[tuple[bytes, int]] = field(default_factory=set)
     asked: set[tuple[bytes, int, int]] = field(default_factory=set)
@@ -78,8 +77,10 @@ class Witness:
         subject = self.subjects.get(node)
         if subject is None or said.source != node:
             return
-        if subject.found_out and isinstance(said.message, Vote) and said.signature not in subject.lost:
-            raise Violation(f"2: node {node} votes with a log that is older than votes of it that others know")
+        if subject.found_out and isinstance(said.message, Vote):
+            key = (subject.key, said.epoch, said.message.height, said.message.round, said.type)
+            if self.votes.get(key) != said.message.value:
+                raise Violation(f"2: node {node} votes with a log that is older than votes of it that others know")
         if not subject.honest:
             return
         match said.message:
@@ -320,7 +321,6 @@ class Witness:
         others = [voter for voter in rules.voters if voter != node and voter in self.subjects and self.subjects[voter].honest]
         aware = [voter for voter in others if self.known.get(voter, {}).get(node, set()) & lost]
         subject.found_out = len(aware) >= len(rules.voters) - rules.quorum + 1
-        subject.lost = lost
 
     # -- what the oracle asks
 
