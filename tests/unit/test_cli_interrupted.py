@@ -108,7 +108,7 @@ def killed_at(workstation: Workstation, bundle: Path, moment: int) -> int:
     return int(said or 0)
 
 
-@pytest.mark.parametrize("moments", [15, pytest.param(45, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [25, pytest.param(75, marks=pytest.mark.slow)])
 def test_kill_at_many_moments(workstation: Workstation, kit: Kit, moments: int) -> None:
     """Wherever it was: the running slot is first and good, armed means whole, and the next flash finishes the job."""
     total = killed_at(workstation, kit["v1"], -1)
