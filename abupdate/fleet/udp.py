@@ -68,6 +68,8 @@ class Udp:
         self._group = group
         self._port = port
         self._peers = tuple(peers)
+        self._near = any(_is_link_local(address) for address, _ in peers)
+        self._index = 0
         self._counts: Counter[str] = Counter()
         self._limits = Limits()
         self._joined = 0
@@ -85,7 +87,7 @@ class Udp:
     @property
     def wake_s(self) -> float:
         """See ports.Medium."""
-        return self._look_s + _LOOK_S if self._group else math.inf
+        return self._look_s + _LOOK_S if self._group or self._near else math.inf
 
     def descriptors(self) -> Iterable[tuple[int, int]]:
         """See ports.Medium."""
@@ -93,7 +95,7 @@ class Udp:
 
     def receive(self, now_s: float, limit: int) -> Iterable[tuple[bytes, str]]:
         """See ports.Medium."""
-        if self._group and now_s - self._look_s >= _LOOK_S:
+        if (self._group or self._near) and now_s - self._look_s >= _LOOK_S:
             self._look_s = now_s
             self._join()
         found: list[tuple[bytes, str]] = []
@@ -124,8 +126,10 @@ class Udp:
             self._send_to(data, address, port)
 
     def _send_to(self, data: bytes, address: str, port: int) -> None:
+        # A link-local address says nothing of the link.
+        where = (address, port, 0, self._index) if _is_link_local(address) else (address, port)
         try:
-            self._sockets[_family(address)].sendto(data, (address, port))
+            self._sockets[_family(address)].sendto(data, where)
         except OSError:
             self._counts["send errors"] += 1
 
@@ -140,13 +144,12 @@ class Udp:
 
     def _join(self) -> None:
         """Be in the group on the interface that has the name now; it may be another one than before, or none."""
-        if not self._group:
-            return
         try:
             index = socket.if_nametoindex(self._interface)
         except OSError:
             index = 0
-        if index == self._joined:
+        self._index = index
+        if not self._group or index == self._joined:
             return
         if index == 0:
             log.warning("fleet: the network interface %s is gone", self._interface)
@@ -175,6 +178,11 @@ class Udp:
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _is_link_local(address: str) -> bool:
+    """fe80::/10."""
+    return ":" in address and socket.inet_pton(socket.AF_INET6, address)[:2] == b"\xfe\x80"
 
 
 def _bound(family: socket.AddressFamily, port: int) -> socket.socket:

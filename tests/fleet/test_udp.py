@@ -112,6 +112,27 @@ def test_peers_that_multicast_does_not_reach_get_it_by_unicast(sites: ExitStack)
         assert hear(first, 2) == [FRAME, FRAME]
 
 
+def test_peers_may_be_named_by_their_addresses_on_the_link(sites: ExitStack) -> None:
+    with namespaces(2) as names:
+        for name, address in zip(names, ("fe80::a1", "fe80::a2"), strict=True):
+            ip("-n", name, "addr", "add", f"{address}/64", "dev", "lan", "nodad")
+            # Another network, which the kernel would take for such addresses.
+            ip("-n", name, "link", "add", "away", "type", "veth", "peer", "name", "end")
+            ip("-n", name, "link", "set", "away", "up")
+            ip("-n", name, "link", "set", "end", "up")
+            ip("-n", name, "-6", "route", "add", "fe80::/64", "dev", "away", "metric", "1")
+        first = open_in(sites, names[0], "", ("fe80::a2", 7717))
+        second = open_in(sites, names[1], "", ("fe80::a1", 7717))
+        first.send(FRAME, urgent=False)
+        # The interface is looked for again while it hears.
+        with inside(names[1]):
+            assert hear(second) == [FRAME]
+        second.send(FRAME, urgent=False)
+        with inside(names[0]):
+            assert hear(first) == [FRAME]
+        assert first.counters()["send errors"] == 0
+
+
 def test_an_interface_that_comes_back_is_joined_again(sites: ExitStack) -> None:
     with namespaces(2) as names:
         first, second = (open_in(sites, name, "239.255.77.71") for name in names)
