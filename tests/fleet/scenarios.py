@@ -24,6 +24,7 @@ from tests.fleet.actions import (
     Opine,
     Propose,
     Reconfigure,
+    Recover,
     Restore,
     RollBack,
     Scenario,
@@ -387,6 +388,19 @@ def restored(draft: Draft) -> None:
     draft.tpm = draft.chance(0.2)
 
 
+def recovered(draft: Draft) -> None:
+    """More voters lose their logs than the site can do without; it is recovered by hand, with the leases that are held."""
+    draft.end_s = 80.0
+    draft.propose(3.0)
+    when_s = draft.random.uniform(8.0, 35.0)
+    for node in draft.random.sample(draft.nodes, draft.random.randint(2, len(draft.nodes))):
+        draft.at(when_s + draft.random.uniform(0.0, 5.0), LoseLog(node))
+    draft.at(when_s + draft.random.uniform(6.0, 15.0), Recover())
+    draft.propose(when_s + 25.0, name="image-after")
+    if draft.chance(0.4):
+        draft.random.choice((storm, crashes))(draft)
+
+
 def slow(draft: Draft) -> None:
     """A network like a serial bus: slow, and every round waits long."""
     draft.weather = Weather((0.3, 1.5), loss=0.01)
@@ -452,6 +466,7 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "byzantine": byzantine,
     "wide": wide,
     "restored": restored,
+    "recovered": recovered,
     "slow": slow,
     "skewed": skewed,
     "mixed": mixed,
