@@ -371,18 +371,21 @@ def wide(draft: Draft) -> None:
 
 
 def restored(draft: Draft) -> None:
-    """A log that is put back to an older copy, or lost."""
-    draft.shape = draft.random.choice((Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(7, 1)))
+    """A log that is put back to an older copy, or lost, while much is decided and answers are slow."""
+    draft.shape = draft.random.choice((Shape(4, 1, stall_ok=True), Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(7, 1)))
+    draft.weather = draft.random.choice((FAIR, Weather((0.2, 1.2)), Weather((0.5, 2.0)), Weather((0.002, 0.3), loss=0.1)))
     draft.propose(draft.random.uniform(3.0, 8.0))
     node = draft.node()
-    if draft.chance(0.3):
+    if draft.chance(0.2):
         draft.at(draft.time(8.0), LoseLog(node))
     else:
         when_s = draft.time(3.0)
         draft.at(when_s, Keep(node))
-        draft.at(when_s + draft.random.uniform(1.0, 40.0), Restore(node))
-    if draft.chance(0.3):
-        draft.random.choice((storm, partitions))(draft)
+        draft.at(when_s + draft.random.choice((draft.random.uniform(1.0, 8.0), draft.random.uniform(1.0, 40.0))), Restore(node))
+    for _ in range(6):
+        draft.at(draft.time(3.0), Command(draft.random.choice(("PAUSE", "RESUME", "CANCEL")), draft.random.choice((Aim.OPEN, Aim.SITE))))
+    if draft.chance(0.2):
+        partitions(draft)
     if draft.chance(0.3):
         draft.propose(draft.time(30.0))
     draft.tpm = draft.chance(0.2)
