@@ -357,6 +357,25 @@ def byzantine(draft: Draft) -> None:
             trouble(draft)
     if draft.chance(0.2):
         draft.at(draft.time(), Command("PAUSE"))
+    if draft.chance(0.2):
+        draft.manual = frozenset(draft.some(0.4))
+
+
+def proposing(draft: Draft) -> None:
+    """A liar whose proposals are all but right, in a site with plans that halt, pauses, and nodes that ask for nothing."""
+    draft.shape = draft.random.choice((Shape(4, 1, stall_ok=True), Shape(5, 1, stall_ok=True), Shape(6, 1)))
+    draft.byzantine[draft.node()] = (
+        "bad-proposals",
+        *draft.random.sample(("eager", "equivocating", "false-complete"), draft.random.randrange(2)),
+    )
+    draft.manual = frozenset(draft.some(0.3)) if draft.chance(0.4) else frozenset()
+    draft.propose(3.0, fates=bad_images(draft) if draft.chance(0.6) else ())
+    for _ in range(2):
+        when_s = draft.time(5.0)
+        draft.at(when_s, Command("PAUSE", draft.random.choice((Aim.OPEN, Aim.SITE))))
+        draft.at(when_s + draft.random.uniform(1.0, 20.0), Command("RESUME", draft.random.choice((Aim.OPEN, Aim.SITE))))
+    if draft.chance(0.3):
+        crashes(draft)
 
 
 def wide(draft: Draft) -> None:
@@ -377,7 +396,8 @@ def restored(draft: Draft) -> None:
     draft.propose(draft.random.uniform(3.0, 8.0))
     node = draft.node()
     if draft.chance(0.2):
-        draft.at(draft.time(8.0), LoseLog(node))
+        # Before it has voted for the first time nobody else can tell.
+        draft.at(draft.random.choice((2.0, draft.time(8.0))), LoseLog(node))
     else:
         when_s = draft.time(3.0)
         draft.at(when_s, Keep(node))
@@ -467,6 +487,7 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "crashing": crashing,
     "locked": locked,
     "byzantine": byzantine,
+    "proposing": proposing,
     "wide": wide,
     "restored": restored,
     "recovered": recovered,
