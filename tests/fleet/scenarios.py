@@ -52,7 +52,7 @@ _SHAPES = (
     Shape(7, 1),
     Shape(7, 2, stall_ok=True),
 )
-_WITH_LIARS = (Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(6, 1), Shape(7, 1), Shape(7, 2, stall_ok=True))
+_WITH_LIARS = (Shape(4, 1, stall_ok=True), Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(6, 1), Shape(7, 2, stall_ok=True))
 _BIG = (Shape(10, 2), Shape(10, 0, min_up=6), Shape(16, 3))
 _STORMS = (
     Weather((0.002, 0.3), loss=0.05),
@@ -71,7 +71,7 @@ class Draft:
         self.seed, self.kind = seed, kind
         self.actions: list[Action] = []
         self.shape = self.random.choice(_SHAPES)
-        self.end_s = self.random.uniform(30.0, 80.0)
+        self.end_s = self.random.uniform(30.0, 65.0)
         self.weather = FAIR
         self.byzantine: dict[int, tuple[str, ...]] = {}
         self.crash = 0.0
@@ -81,7 +81,7 @@ class Draft:
         self.wild_clocks = False
         self.tpm = False
         # Asking costs as much as all the rest, and some schedules show as much as all of them.
-        self.asked = self.chance(0.4)
+        self.asked = self.chance(0.3)
 
     @property
     def nodes(self) -> range:
@@ -224,7 +224,7 @@ def bad_images(draft: Draft) -> tuple[tuple[int, Fate], ...]:
 def plain(draft: Draft) -> None:
     """A rollout in fair weather."""
     draft.propose(draft.random.uniform(3.0, 8.0))
-    draft.end_s = 90.0
+    draft.end_s = 70.0
     if draft.chance(0.2):
         draft.refuses = 0.3
 
@@ -380,8 +380,8 @@ def proposing(draft: Draft) -> None:
 
 def wide(draft: Draft) -> None:
     """Sites that can spare two, and liars who say COMPLETE."""
-    draft.shape = draft.random.choice((Shape(8, 1), Shape(5, 0), Shape(9, 1, min_up=5)))
-    draft.end_s = 60.0
+    draft.shape = draft.random.choice((Shape(8, 1), Shape(5, 0), Shape(5, 0)))
+    draft.end_s = 40.0
     for node in draft.random.sample(draft.nodes, draft.shape.faults):
         draft.byzantine[node] = ("false-complete", *draft.random.sample(sorted(BEHAVIOURS), draft.random.randrange(2)))
     draft.at(3.0, Propose(Image("image-wide", 2, bad_images(draft) if draft.chance(0.2) else ()), 1, 3, draft.random.choice((1, 3))))
