@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Rounds have grown to a minute while nothing could be decided; a few of them may be led by liars.
 PATIENCE_S = 1200.0
-REST_S = 5.0
+REST_S = 12.0
 AGAIN_S = 60.0
 
 Maker = Callable[[Membership, int], Order]

@@ -758,9 +758,10 @@ class World:
             if not host.honest:
                 continue
             self._feed(host, host.main, Conditions())
-            if not host.device.powered and host.device.down_for is None:
-                host.device.power_on()
-            elif host.device.powered and host.main.node is None:
+            if not host.device.powered:
+                # Most are on their way up by themselves.
+                self.later(10.0, host.device.power_on)
+            elif host.main.node is None:
                 self._start(host)
 
     def told(self) -> str:
