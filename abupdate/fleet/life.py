@@ -128,6 +128,9 @@ def _under(look: Outlook, lease: Lease) -> Move:
     if device.armed or device.trial:
         # Somebody armed or booted something on this device by hand; the lease is not for that.
         return End(Type.DEFER, lease.height, "another update is under way on this node")
+    if lease.plan == NOTHING:
+        # A recovery has carried it over, without its plan; by the device's record nothing was begun under it.
+        return End(Type.DEFER, lease.height, "the site was recovered")
     if order is None:
         return Wait(Stage.WAITING, "the order is not here yet")
     bundle = ledger.goal(order, back=lease.back)

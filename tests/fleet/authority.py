@@ -9,7 +9,7 @@ from typing import Any
 from abupdate.formats import membership as membership_format
 from abupdate.formats import order as order_format
 from abupdate.formats import signature
-from abupdate.formats.membership import Member, Membership
+from abupdate.formats.membership import Member, Membership, Recovery
 from abupdate.formats.order import OnHalt, Order, OrderKind
 from abupdate.formats.signature import Domain
 from abupdate.host.signing import sign_all
@@ -90,6 +90,12 @@ class Authority:
         """The membership after `old`, with these members."""
         ordered = tuple(sorted(members, key=lambda member: member.index))
         return self.enact(replace(old, epoch=old.epoch + 1, members=ordered, recovery=None, signatures=(), **changes))
+
+    def recover(self, old: Membership, members: Iterable[Member], height: int, leases: Mapping[int, int]) -> Membership:
+        """A new genesis for a site that has lost its log. leases: node -> lease, of those that are held."""
+        ordered = tuple(sorted(members, key=lambda member: member.index))
+        recovery = Recovery(old.genesis, height, leases)
+        return self.enact(replace(old, epoch=1, genesis=NOTHING, members=ordered, recovery=recovery, signatures=()))
 
     def order(self, membership: Membership, kind: OrderKind, admin_seq: int, signers: int = 1, **fields: Any) -> Order:
         """Sign an order and remember it. signers: how many of the admins sign."""

@@ -13,7 +13,7 @@ from tests.fleet.scenarios import scenario
 from tests.fleet.shrinking import shrink
 from tests.fleet.world import Result, World
 
-_CHUNK = 20
+_CHUNK = 10
 
 
 @dataclass

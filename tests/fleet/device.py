@@ -41,7 +41,7 @@ class Slot:
 
 @dataclass(slots=True)
 class Attempt:
-    """The record's last attempt."""
+    """The record's last attempt. fallen: the boot loader has gone back, and the record does not say so yet."""
 
     target: bytes
     lease: int | None
@@ -50,6 +50,7 @@ class Attempt:
     tries: int = TRIES
     trial: bool = True
     why: Why = Why.LEASE
+    fallen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,10 @@ class Device:
     @property
     def armed(self) -> bool:
         """The next boot is another slot's first."""
-        return self.attempt is not None and self.attempt.phase is Phase.ARMED and not self.on_trial and self.bundle != self.attempt.target
+        attempt = self.attempt
+        return (
+            attempt is not None and attempt.phase is Phase.ARMED and not (self.on_trial or attempt.fallen or self.bundle == attempt.target)
+        )
 
     def seen(self) -> Seen:
         """What the update core's status says."""
@@ -298,6 +302,8 @@ class Device:
         else:
             self.watcher.booted(self.node, self.bundle, Why.POWER, None)
             self._settle()
+            if attempt is not None and attempt.fallen and attempt.phase is Phase.ARMED:
+                self._record_fallback(attempt)
         self.shell.power_on()
 
     def _boot_armed(self, attempt: Attempt) -> None:
@@ -336,9 +342,23 @@ class Device:
         self.slots[self.booted] = Slot(NOTHING)
         self.booted = "B" if self.booted == "A" else "A"
         self.on_trial = False
-        attempt.phase, attempt.reason = Phase.REVERTED, attempt.reason or reason
+        attempt.fallen, attempt.reason = True, attempt.reason or reason
         self.watcher.booted(self.node, self.bundle, Why.FALLBACK, attempt.lease)
         self._settle()
+        self._record_fallback(attempt)
+
+    def _record_fallback(self, attempt: Attempt) -> None:
+        """What the service does at its start, before or after the node's process looks."""
+
+        def record() -> None:
+            if self.attempt is attempt:
+                attempt.phase = Phase.REVERTED
+                self.shell.observe()
+
+        if self.random.random() < 0.5:
+            attempt.phase = Phase.REVERTED
+        else:
+            self._later((0.0, 3.0), record)
 
     def _window_ends(self, attempt: Attempt) -> None:
         if self.shell.doubted():

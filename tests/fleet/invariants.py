@@ -257,6 +257,26 @@ class Witness:
             heights = frozenset(height for height, voters in self.prevoters.items() if node in voters)
             subject.paused.setdefault(order.target, (order.admin_seq, heights))
 
+    def recovered(self, membership: Membership, oracle: Oracle, keys: Mapping[int, bytes]) -> None:
+        """The site begins anew, from what is held; everything that was decided beyond its last height is void, and so are the old keys."""
+        recovery = membership.recovery
+        if recovery is None:
+            raise AssertionError("no recovery")
+        oracle.height = recovery.height
+        oracle.held = {node: Held(lease, NOTHING) for node, lease in recovery.leases.items()}
+        oracle.counts = self.oracle.counts
+        oracle.planned, oracle.ever_now = dict(self.oracle.planned), set(self.oracle.ever_now)
+        self.oracle = oracle
+        self.waiting.clear()
+        self.precommitted.clear()
+        self.prevoters.clear()
+        for height in [height for height in self.log if height > recovery.height]:
+            del self.log[height]
+        self.states.clear()
+        for node, subject in list(self.subjects.items()):
+            self.former.setdefault(node, []).append(subject)
+            self.subjects[node] = Subject(node, keys[node], subject.device, honest=True, decided=recovery.height, height=recovery.height)
+
     # -- what devices do
 
     def going_down(self, node: int, why: Why, lease: int | None) -> None:

@@ -88,7 +88,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "votes.of(value) > self._faults for",
         "votes.of(value) > 0 for",
         "what nobody can check is believed to be valid because a liar voted for it",
-        "byzantine",
+        "proposing",
     ),
     Mutant(
         "certificates not checked",
@@ -129,7 +129,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            missing.append((Thing.FACT, release.fact))\n",
         "            continue\n",
         "a liar ends the leases of others",
-        "byzantine",
+        "proposing",
     ),
     Mutant(
         "GRANT without SLOT_REQ",
@@ -137,7 +137,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "SlotRequest(entry.plan, attempt)) for node, attempt in entry.grants]",
         "SlotRequest(entry.plan, attempt)) for node, attempt in ()]",
         "a liar gives leases to nodes that never asked",
-        "byzantine",
+        "proposing",
+        600,
     ),
     Mutant(
         "approvals not counted",
@@ -145,7 +146,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if len(entry.approvers) < wanted_approvals(membership, order):\n",
         "    if not entry.approvers:\n",
         "a liar's own approval makes a plan",
-        "byzantine",
+        "proposing",
     ),
     Mutant(
         "COMPLETE before confirm",
@@ -211,7 +212,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if plan.halted:\n        return f",
         "    if plan.halted and not plan.nodes:\n        return f",
         "an image that was found to be bad goes on to more nodes",
-        "byzantine",
+        "proposing",
         600,
     ),
     # -- people
@@ -221,7 +222,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if order.admin_seq <= state.admin_seq:\n",
         "    if order.admin_seq < 0:\n",
         "a liar repeats an order of the past",
-        "byzantine",
+        "proposing",
         600,
     ),
     Mutant(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Rounds have grown to a minute while nothing could be decided; a few of them may be led by liars.
 PATIENCE_S = 1200.0
-REST_S = 5.0
+REST_S = 12.0
 AGAIN_S = 60.0
 
 Maker = Callable[[Membership, int], Order]
@@ -105,7 +105,8 @@ class Progress:
         """Some honest node can get a lease without breaking a budget, once those that are on their way have ended theirs."""
         world, oracle = self._world, self._world.oracle
         rules = oracle.membership
-        if len(world.up()) < max(rules.approvals, rules.min_up + 1):
+        willing = [host for host in world.up() if host.index not in world.scenario.manual and host.index not in oracle.evicted]
+        if len(world.up()) < rules.min_up + 1 or len(willing) < rules.approvals:
             return False
         stuck = {node for node in oracle.held if not self._speaks(node)}
         fit = [host.index for host in world.hosts.values() if host.honest and host.index not in oracle.evicted]

@@ -24,6 +24,7 @@ from tests.fleet.actions import (
     Opine,
     Propose,
     Reconfigure,
+    Recover,
     Restore,
     RollBack,
     Scenario,
@@ -51,7 +52,7 @@ _SHAPES = (
     Shape(7, 1),
     Shape(7, 2, stall_ok=True),
 )
-_WITH_LIARS = (Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(6, 1), Shape(7, 1), Shape(7, 2, stall_ok=True))
+_WITH_LIARS = (Shape(4, 1, stall_ok=True), Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(6, 1), Shape(7, 2, stall_ok=True))
 _BIG = (Shape(10, 2), Shape(10, 0, min_up=6), Shape(16, 3))
 _STORMS = (
     Weather((0.002, 0.3), loss=0.05),
@@ -70,7 +71,7 @@ class Draft:
         self.seed, self.kind = seed, kind
         self.actions: list[Action] = []
         self.shape = self.random.choice(_SHAPES)
-        self.end_s = self.random.uniform(30.0, 80.0)
+        self.end_s = self.random.uniform(30.0, 65.0)
         self.weather = FAIR
         self.byzantine: dict[int, tuple[str, ...]] = {}
         self.crash = 0.0
@@ -80,7 +81,7 @@ class Draft:
         self.wild_clocks = False
         self.tpm = False
         # Asking costs as much as all the rest, and some schedules show as much as all of them.
-        self.asked = self.chance(0.4)
+        self.asked = self.chance(0.3)
 
     @property
     def nodes(self) -> range:
@@ -223,7 +224,7 @@ def bad_images(draft: Draft) -> tuple[tuple[int, Fate], ...]:
 def plain(draft: Draft) -> None:
     """A rollout in fair weather."""
     draft.propose(draft.random.uniform(3.0, 8.0))
-    draft.end_s = 90.0
+    draft.end_s = 70.0
     if draft.chance(0.2):
         draft.refuses = 0.3
 
@@ -356,12 +357,31 @@ def byzantine(draft: Draft) -> None:
             trouble(draft)
     if draft.chance(0.2):
         draft.at(draft.time(), Command("PAUSE"))
+    if draft.chance(0.2):
+        draft.manual = frozenset(draft.some(0.4))
+
+
+def proposing(draft: Draft) -> None:
+    """A liar whose proposals are all but right, in a site with plans that halt, pauses, and nodes that ask for nothing."""
+    draft.shape = draft.random.choice((Shape(4, 1, stall_ok=True), Shape(5, 1, stall_ok=True), Shape(6, 1)))
+    draft.byzantine[draft.node()] = (
+        "bad-proposals",
+        *draft.random.sample(("eager", "equivocating", "false-complete"), draft.random.randrange(2)),
+    )
+    draft.manual = frozenset(draft.some(0.3)) if draft.chance(0.4) else frozenset()
+    draft.propose(3.0, fates=bad_images(draft) if draft.chance(0.6) else ())
+    for _ in range(2):
+        when_s = draft.time(5.0)
+        draft.at(when_s, Command("PAUSE", draft.random.choice((Aim.OPEN, Aim.SITE))))
+        draft.at(when_s + draft.random.uniform(1.0, 20.0), Command("RESUME", draft.random.choice((Aim.OPEN, Aim.SITE))))
+    if draft.chance(0.3):
+        crashes(draft)
 
 
 def wide(draft: Draft) -> None:
     """Sites that can spare two, and liars who say COMPLETE."""
-    draft.shape = draft.random.choice((Shape(8, 1), Shape(5, 0), Shape(9, 1, min_up=5)))
-    draft.end_s = 60.0
+    draft.shape = draft.random.choice((Shape(8, 1), Shape(5, 0), Shape(5, 0)))
+    draft.end_s = 40.0
     for node in draft.random.sample(draft.nodes, draft.shape.faults):
         draft.byzantine[node] = ("false-complete", *draft.random.sample(sorted(BEHAVIOURS), draft.random.randrange(2)))
     draft.at(3.0, Propose(Image("image-wide", 2, bad_images(draft) if draft.chance(0.2) else ()), 1, 3, draft.random.choice((1, 3))))
@@ -370,21 +390,38 @@ def wide(draft: Draft) -> None:
 
 
 def restored(draft: Draft) -> None:
-    """A log that is put back to an older copy, or lost."""
-    draft.shape = draft.random.choice((Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(7, 1)))
+    """A log that is put back to an older copy, or lost, while much is decided and answers are slow."""
+    draft.shape = draft.random.choice((Shape(4, 1, stall_ok=True), Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(7, 1)))
+    draft.weather = draft.random.choice((FAIR, Weather((0.2, 1.2)), Weather((0.5, 2.0)), Weather((0.002, 0.3), loss=0.1)))
     draft.propose(draft.random.uniform(3.0, 8.0))
     node = draft.node()
-    if draft.chance(0.3):
-        draft.at(draft.time(8.0), LoseLog(node))
+    if draft.chance(0.2):
+        # Before it has voted for the first time nobody else can tell.
+        draft.at(draft.random.choice((2.0, draft.time(8.0))), LoseLog(node))
     else:
         when_s = draft.time(3.0)
         draft.at(when_s, Keep(node))
-        draft.at(when_s + draft.random.uniform(1.0, 40.0), Restore(node))
-    if draft.chance(0.3):
-        draft.random.choice((storm, partitions))(draft)
+        draft.at(when_s + draft.random.choice((draft.random.uniform(1.0, 8.0), draft.random.uniform(1.0, 40.0))), Restore(node))
+    for _ in range(6):
+        draft.at(draft.time(3.0), Command(draft.random.choice(("PAUSE", "RESUME", "CANCEL")), draft.random.choice((Aim.OPEN, Aim.SITE))))
+    if draft.chance(0.2):
+        partitions(draft)
     if draft.chance(0.3):
         draft.propose(draft.time(30.0))
     draft.tpm = draft.chance(0.2)
+
+
+def recovered(draft: Draft) -> None:
+    """More voters lose their logs than the site can do without; it is recovered by hand, with the leases that are held."""
+    draft.end_s = 80.0
+    draft.propose(3.0)
+    when_s = draft.random.uniform(8.0, 35.0)
+    for node in draft.random.sample(draft.nodes, draft.random.randint(2, len(draft.nodes))):
+        draft.at(when_s + draft.random.uniform(0.0, 5.0), LoseLog(node))
+    draft.at(when_s + draft.random.uniform(6.0, 15.0), Recover())
+    draft.propose(when_s + 25.0, name="image-after")
+    if draft.chance(0.4):
+        draft.random.choice((storm, crashes))(draft)
 
 
 def slow(draft: Draft) -> None:
@@ -450,8 +487,10 @@ KINDS: dict[str, Callable[[Draft], None]] = {
     "crashing": crashing,
     "locked": locked,
     "byzantine": byzantine,
+    "proposing": proposing,
     "wide": wide,
     "restored": restored,
+    "recovered": recovered,
     "slow": slow,
     "skewed": skewed,
     "mixed": mixed,

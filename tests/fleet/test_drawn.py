@@ -92,7 +92,7 @@ def schedules(draw: st.DrawFn) -> Scenario:
     )
 
 
-@settings(max_examples=60, print_blob=True)
+@settings(max_examples=40, print_blob=True)
 @given(schedules())
 def test_no_drawn_schedule_breaks_an_invariant(scenario: Scenario) -> None:
     world = World(scenario)

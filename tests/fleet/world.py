@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from abupdate.errors import Refused
@@ -99,6 +99,7 @@ class World:
         self.vault = Vault(b"vault %d" % scenario.seed)
         self.images: dict[bytes, Image] = {FACTORY.bundle: FACTORY}
         self.hosts: dict[int, Host] = {}
+        self._recovered = False
         self._waiting: list[tuple[str, int, bytes]] = []
         self._remembers = any(isinstance(action.deed, actions.Restore) for action in scenario.actions)
         nodes = range(scenario.shape.nodes)
@@ -115,7 +116,10 @@ class World:
         return Random(f"{self.scenario.seed} {name}")
 
     def _new_witness(self, membership: Membership) -> Witness:
-        oracle = Oracle(
+        return Witness(self._new_oracle(membership), {}, self.authority.orders)
+
+    def _new_oracle(self, membership: Membership) -> Oracle:
+        return Oracle(
             membership,
             self.authority.orders,
             self.authority.memberships,
@@ -124,7 +128,6 @@ class World:
             lambda node, plan, attempt: self.witness.asked(node, plan, attempt),
             lambda node, order: self.witness.approved(node, order),
         )
-        return Witness(oracle, {}, self.authority.orders)
 
     @property
     def oracle(self) -> Oracle:
@@ -515,6 +518,8 @@ class World:
                     self._feed_if_there(deed.node, Opinion(newest.id, deed.approve, "no"))
             case actions.Reconfigure():
                 self._reconfigure(deed)
+            case actions.Recover():
+                self._recover()
             case _:
                 self._harm(deed)
 
@@ -679,6 +684,26 @@ class World:
             self._kill(self.hosts[index], power=True, back_s=None)
         self._carry(self.authority.files[fresh.digest], 6)
 
+    def _recover(self) -> None:
+        """A new genesis, and new keys, put on each node by hand."""
+        old, oracle = self.oracle.membership, self.oracle
+        if self._recovered or any(not host.honest for host in self.hosts.values()):
+            return
+        self._recovered = True
+        held = {node: held.lease for node, held in oracle.held.items()}
+        keys = {node: self.vault.make_key(f"node {node} after the recovery") for node in old.by_index}
+        fresh = self.authority.recover(old, [replace(one, key=keys[one.index]) for one in old.members], oracle.height, held)
+        self.genesis = fresh.genesis
+        self.chain = [self.authority.files[fresh.digest]]
+        self._waiting.clear()
+        self.witness.recovered(fresh, self._new_oracle(fresh), keys)
+        for host in self.hosts.values():
+            self._end(host)
+            host.key, host.seal, host.memberships = keys[host.index], SimSeal(self.vault, keys[host.index]), tuple(self.chain)
+            host.processes = [Process(0)]
+            host.restored = False
+            self.later(self._random.uniform(0.5, 15.0), lambda host=host: self._start(host))  # type: ignore[misc]
+
     def _carry(self, data: bytes, tries: int) -> None:
         for host in self._random.sample(self.up(), len(self.up())):
             try:
@@ -733,9 +758,10 @@ class World:
             if not host.honest:
                 continue
             self._feed(host, host.main, Conditions())
-            if not host.device.powered and host.device.down_for is None:
-                host.device.power_on()
-            elif host.device.powered and host.main.node is None:
+            if not host.device.powered:
+                # Most are on their way up by themselves.
+                self.later(10.0, host.device.power_on)
+            elif host.main.node is None:
                 self._start(host)
 
     def told(self) -> str:
