@@ -466,6 +466,7 @@ class Node:
             self._talk.beat_s = site.now_s + site.membership.heartbeat_s
             site.say(Type.HEARTBEAT, self._heartbeat())
         self._voter.repeat()
+        self._voter.help_proposer()
         self._talk.again()
         for ask in site.objects.due(site.now_s, sorted(site.seen())):
             site.say(Type.NACK, Nack(ask.thing, ask.digest, ask.missing), ask.node)

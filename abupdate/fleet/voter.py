@@ -25,6 +25,10 @@ from abupdate.formats.evidence import Evidence
 from abupdate.formats.messages import Frame, Proposal, Thing, Type, Vote
 
 _INLINE = 120
+# Of base_s: how long a proposer is given before it is helped, and how much longer by each voter than by the one before it.
+_HELP = 0.25
+_HELP_APART = 1 / 64
+_HELP_FACTS = 8
 _AT_ONCE_S = 1e-9
 
 
@@ -55,6 +59,8 @@ class Voter:
     proposer: Callable[[int], int] = field(init=False)
     _candidate: tuple[int, Next | None] = (-1, None)
     _ripe_s: float | None = None
+    _help_s: float | None = None
+    _helped: int = -1
     _judged: dict[bytes, tuple[int, Validity]] = field(default_factory=dict)
     _resend_s: float = 0.0
     _resends: int = 0
@@ -73,7 +79,8 @@ class Voter:
         self.nexts.clear()
         self._judged.clear()
         self._candidate = (-1, None)
-        self._ripe_s = None
+        self._ripe_s = self._help_s = None
+        self._helped = -1
         self._resends = 0
         self._resend_s = 0.0
         standing = [voter for voter in membership.voters if voter not in site.state.leases] or list(membership.voters)
@@ -355,7 +362,7 @@ class Voter:
     def wake_s(self) -> float | None:
         """When the height wants to be looked at again."""
         ripe_s = self._ripe_s if self._ripe_s is not None and self._ripe_s > self.site.now_s else None
-        times = [time for time in (self.height.wake_s, self._resend_s if self.own else None, ripe_s) if time]
+        times = [time for time in (self.height.wake_s, self._resend_s if self.own else None, ripe_s, self._help_s) if time]
         return min(times, default=None)
 
     def repeat(self) -> None:
@@ -378,6 +385,25 @@ class Voter:
             for (kind, round_, voter, value), ballot in self.ballots.items():
                 if kind is Type.PREVOTE and (round_, value) == valid and voter != site.me:
                     site.send(kind, ballot.data)
+
+    def help_proposer(self) -> None:
+        """The proposer may lack a fact that this node has (it has forgotten all when it started again): say it, unless somebody does."""
+        site, round_ = self.site, self.height.round
+        found = self.candidate() if self.may_vote() else None
+        digests = ledger.facts_of(site.state, found.entry) if found is not None else ()
+        if not 0 < len(digests) <= _HELP_FACTS or self._helped == round_ or round_ in self.proposals or self.proposer(round_) == site.me:
+            self._help_s = None
+            return
+        if self._help_s is None:
+            place = site.membership.voters.index(site.me)
+            self._help_s = site.now_s + (_HELP + _HELP_APART * place) * site.options.base_s
+        elif site.now_s >= self._help_s:
+            self._help_s, self._helped = None, round_
+            facts = [fact for digest in digests if (fact := site.facts.get(digest)) is not None]
+            for fact in facts:
+                if site.wire.silent_s(fact.data, site.now_s) > site.options.base_s * _HELP:
+                    site.wire.remember(fact.frame.signature, site.now_s)
+                    site.send(fact.frame.type, fact.data)
 
     def tallies(self) -> Counter[str]:
         """Votes of the round, for people."""
