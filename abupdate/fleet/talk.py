@@ -85,14 +85,12 @@ class Talk:
         peer.noticed = True
         if peer.fresh:
             peer.newer(one.boot, one.seq)
-        # With the token `to` is who has it next: such a frame is for all.
-        to = EVERYBODY if one.token else one.to
-        if to not in (site.me, EVERYBODY):
+        if one.to not in (site.me, EVERYBODY):
             return
         before = self._answered.get(one.source)
-        if to == EVERYBODY and before is not None and before.nonce == message.nonce and site.now_s < before.again_s:
+        if one.to == EVERYBODY and before is not None and before.nonce == message.nonce and site.now_s < before.again_s:
             return
-        if to == EVERYBODY and not (site.voter and one.source in site.membership.voters):
+        if one.to == EVERYBODY and not (site.voter and one.source in site.membership.voters):
             # Voters need the voters' answers at once. Whether learners are up shows in their heartbeats, if the log goes on.
             if not self._later:
                 beats = _SOON_BEATS if site.voter else _LATER_BEATS
@@ -250,9 +248,11 @@ class Talk:
         self._version = site.version
         due: dict[bytes, tuple[float, int]] = {}
         crowd = max(1.0, len(site.membership.members) / _FEW)
+        # A height may take as long as its patience: whoever waits for less says things twice.
+        patience_s = max(site.options.resend_s, 2 * site.options.base_s)
         for fact in site.facts.mine(site.me):
             # All nodes say these two; the others come one by one.
-            first_s = site.options.resend_s * (crowd if fact.frame.type in (Type.APPROVE, Type.SLOT_REQ) else 1.0)
+            first_s = patience_s * (crowd if fact.frame.type in (Type.APPROVE, Type.SLOT_REQ) else 1.0)
             if not self._moot(fact) and self._is_due(fact.digest, first_s, due):
                 site.send(fact.frame.type, fact.data)
         for digest in sorted(self.mine):

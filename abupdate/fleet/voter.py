@@ -16,7 +16,7 @@ from abupdate.fleet.budget import lacking
 from abupdate.fleet.consensus import Cast, Decide, Enter, Height, Offer, Validity
 from abupdate.fleet.events import RecordKind
 from abupdate.fleet.peers import ORIGIN, Position, position
-from abupdate.fleet.proposer import candidate_entries
+from abupdate.fleet.proposer import candidate_entries, room
 from abupdate.fleet.site import Next, Site
 from abupdate.formats import entries, evidence, frame
 from abupdate.formats.certificate import Certificate
@@ -202,14 +202,25 @@ class Voter:
         return found
 
     def _early(self, found: Next) -> bool:
-        """Who went down together comes back at about the same time: one RELEASE for all of them costs the site one height."""
-        entry, site = found.entry, self.site
-        if not isinstance(entry, ReleaseEntry) or any(release.ending is not Ending.COMPLETE for release in entry.releases):
-            return False
-        if len(entry.releases) >= sum(not lease.lost and not lease.overdue for lease in site.state.leases.values()):
+        """More nodes may be named by it soon. One height for all of them costs the site one height.
+
+        Who went down together comes back at about the same time; and who has just started does not know of all requests yet.
+        """
+        site = self.site
+        match found.entry:
+            case ReleaseEntry(releases):
+                held = sum(not lease.lost and not lease.overdue for lease in site.state.leases.values())
+                whole = len(releases) >= held or any(release.ending is not Ending.COMPLETE for release in releases)
+                wait_s = site.options.base_s
+            case GrantEntry(_, grants):
+                whole = len(grants) >= room(site)
+                wait_s = 2 * _HELP * site.options.base_s
+            case _:
+                return False
+        if whole:
             return False
         if self._ripe_s is None:
-            self._ripe_s = site.now_s + site.options.base_s
+            self._ripe_s = site.now_s + wait_s
         return site.now_s < self._ripe_s
 
     def _find_candidate(self) -> Next | None:
