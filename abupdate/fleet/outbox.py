@@ -35,6 +35,8 @@ class Outbox:
         """Let a frame wait. The oldest one gives way where there are too many."""
         queue, most = (self._urgent, URGENT_FRAMES) if urgent else (self._plain, FRAMES)
         name = _name(data)
+        if urgent:
+            self._plain.pop(name, None)
         if name in queue:
             self.dropped["out: replaced"] += 1
         elif len(queue) >= most:

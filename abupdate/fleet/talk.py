@@ -26,7 +26,7 @@ _APART_S = 0.01
 _RELAYED_S = 3.0
 # A learner is in no hurry to be answered by voters, nor anybody by learners: those who start one after the other get one answer.
 _SOON_BEATS = 0.5
-_LATER_BEATS = 3.0
+_LATER_BEATS = 6.0
 _PROOF_HEIGHTS = 3
 # What every node says is said again more rarely where there are many.
 _LONGEST_S = 30.0

@@ -320,6 +320,11 @@ class Voter:
         self._record(Type.PROPOSAL, message.height, offer.round, data)
         self.proposals[offer.round] = one
         self.height.hear_proposal(offer.round, offer.value, offer.valid_round)
+        for digest in ledger.facts_of(site.state, found.entry):
+            fact = site.facts.get(digest)
+            if fact is not None and fact.frame.source == site.me:
+                # It may still wait for its turn, and nobody votes for what names a fact that he does not have.
+                site.send(fact.frame.type, fact.data, urgent=True)
         site.send(Type.PROPOSAL, data)
         if not inline:
             site.archive.add_loose(found.data)
@@ -414,7 +419,7 @@ class Voter:
             for fact in facts:
                 if site.wire.silent_s(fact.data, site.now_s) > site.options.base_s * _HELP:
                     site.wire.remember(fact.frame.signature, site.now_s)
-                    site.send(fact.frame.type, fact.data)
+                    site.send(fact.frame.type, fact.data, urgent=True)
 
     def tallies(self) -> Counter[str]:
         """Votes of the round, for people."""

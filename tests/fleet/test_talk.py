@@ -152,12 +152,12 @@ def test_voters_answer_learners_that_start_one_after_the_other_together() -> Non
 def test_learners_answer_late_and_not_at_all_when_the_log_has_shown_that_they_are_up() -> None:
     bench = Bench(me=17, count=20)
     bench.hello(1)
-    assert answered(bench.wait(2 * BEAT_S)) == []
+    assert answered(bench.wait(5 * BEAT_S)) == []
     assert answered(bench.wait(2 * BEAT_S)) == [[1]]
     bench.hello(2)
     site = bench.node._site
     site.state = replace(site.state, height=site.state.height + 3)
-    assert answered(bench.wait(4 * BEAT_S)) == []
+    assert answered(bench.wait(7 * BEAT_S)) == []
     # Who asks for it is answered at once.
     bench.hello(2, to=17)
     assert answered(bench.wait(0.5)) == [[2]]
