@@ -71,7 +71,7 @@ class CatchUp:
         if message.thing is Thing.FACT:
             fact = site.facts.get(message.digest)
             if fact is not None:
-                site.send(fact.frame.type, fact.data)
+                site.send(fact.frame.type, fact.data, urgent=True)
             return
         data = site.archive.serve(message.thing, message.digest)
         if data is not None:

@@ -86,6 +86,22 @@ def fact_digest(kind: Type, source: int, epoch: int, message: Message) -> bytes:
     return frame.fact_digest(kind, source, epoch, frame.payload(message))
 
 
+def facts_of(state: State, entry: Entry) -> tuple[bytes, ...]:
+    """Digests of the facts that an entry rests on."""
+    match entry:
+        case PlanEntry():
+            return tuple(fact_digest(Type.APPROVE, node, state.epoch, Approve(entry.order)) for node in sorted(entry.approvers))
+        case GrantEntry():
+            asked = ((node, SlotRequest(entry.plan, attempt)) for node, attempt in entry.grants)
+            return tuple(fact_digest(Type.SLOT_REQ, node, state.epoch, request) for node, request in asked)
+        case HaltEntry():
+            return tuple(fact_digest(Type.OVERDUE, node, state.epoch, Overdue(entry.lease)) for node in sorted(entry.voters))
+        case ReleaseEntry() | ReturnEntry():
+            return tuple(release.fact for release in entry.releases)
+        case _:
+            return ()
+
+
 def judge(state: State, membership: Membership, entry: Entry, library: Library) -> Judgement:
     """Whether `entry` may follow on `state`, whose epoch's membership this is."""
     match entry:
@@ -184,8 +200,7 @@ def _plan(state: State, membership: Membership, entry: PlanEntry, library: Libra
         return Judgement("an approver is no member")
     if len(entry.approvers) < wanted_approvals(membership, order):
         return Judgement(f"{len(entry.approvers)} approvals are too few")
-    wanted = [fact_digest(Type.APPROVE, node, state.epoch, Approve(entry.order)) for node in sorted(entry.approvers)]
-    return _have(wanted, library)
+    return _have(facts_of(state, entry), library)
 
 
 def _have(digests: Iterable[bytes], library: Library) -> Judgement:
@@ -225,8 +240,7 @@ def _grant(state: State, membership: Membership, entry: GrantEntry, library: Lib
     for node, attempt in entry.grants:
         if attempt != state.plan.nodes[node].grants + 1:
             return Judgement(f"attempt {attempt} of node {node} is not its next one")
-    wanted = [fact_digest(Type.SLOT_REQ, node, state.epoch, SlotRequest(entry.plan, attempt)) for node, attempt in entry.grants]
-    return _have(wanted, library)
+    return _have(facts_of(state, entry), library)
 
 
 def release_fault(state: State, release: Release, fact: Frame) -> str:
@@ -264,7 +278,7 @@ def _halt(state: State, membership: Membership, entry: HaltEntry, library: Libra
         return Judgement("one of those who call it overdue is no voter")
     if len(entry.voters) <= membership.faults:
         return Judgement(f"{len(entry.voters)} voters are too few to call a lease overdue")
-    return _have((fact_digest(Type.OVERDUE, node, state.epoch, Overdue(entry.lease)) for node in sorted(entry.voters)), library)
+    return _have(facts_of(state, entry), library)
 
 
 def _reconfig(state: State, membership: Membership, entry: ReconfigEntry, library: Library) -> Judgement:

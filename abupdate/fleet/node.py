@@ -7,6 +7,7 @@ The shell carries the effects out in their order. After an event the node does a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from abupdate.errors import AbupdateError, Refused
 from abupdate.fleet import journal
@@ -35,7 +36,7 @@ from abupdate.fleet.events import (
 from abupdate.fleet.facts import Facts
 from abupdate.fleet.intake import Intake
 from abupdate.fleet.look import Own, look
-from abupdate.fleet.objects import Done
+from abupdate.fleet.objects import Done, Objects
 from abupdate.fleet.own import OwnUpdate
 from abupdate.fleet.peers import Peers, position
 from abupdate.fleet.ports import DecidedEntry
@@ -92,7 +93,9 @@ class Node:
         if not known or len({one.genesis for one in known.values()}) != 1:
             raise Refused("the memberships are not of one site")
         first = known[_entered(me, known, seal)]
-        site = Site(me, options, Wire(me, seal, first.genesis), known, first_state(first), facts, archive, Peers(me))
+        site = Site(
+            me, options, Wire(me, seal, first.genesis), known, first_state(first), facts, archive, Peers(me), Objects(options.base_s)
+        )
         # Without the log from the first epoch on there is no state to go on from: it comes as a snapshot.
         site.adrift = first.epoch != 1
         past = replay(site, records)
@@ -199,6 +202,10 @@ class Node:
         one = site.wire.open(data, site.membership, site.known, site.now_s)
         if one is None:
             return False
+        if one.token:
+            # The token was for whoever heard it on the bus. The frame may be relayed, and must not pass it again.
+            one = replace(one, to=EVERYBODY, token=False)
+            data = frame.pack(one)
         if one.source == site.me:
             self._recognise(one)
         elif one.type in frame.STATUS:
@@ -466,6 +473,7 @@ class Node:
             self._talk.beat_s = site.now_s + site.membership.heartbeat_s
             site.say(Type.HEARTBEAT, self._heartbeat())
         self._voter.repeat()
+        self._voter.help_proposer()
         self._talk.again()
         for ask in site.objects.due(site.now_s, sorted(site.seen())):
             site.say(Type.NACK, Nack(ask.thing, ask.digest, ask.missing), ask.node)

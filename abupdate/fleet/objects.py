@@ -19,7 +19,6 @@ from abupdate.formats.messages import Fragment, Thing
 MAX_WANTED = 32
 WANTED_OF_ONE = 2
 _COPIES_OF_ONE = 2
-_PATIENCE_S = 1.0
 _GIVE_UP = 12
 
 
@@ -76,7 +75,9 @@ def cut(digest: bytes, data: bytes) -> list[Fragment]:
 class Objects:
     """What this node is looking for."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 1.0) -> None:
+        """patience_s: how long something that is on its way is waited for; per medium."""
+        self._patience_s = patience_s
         self._wanted: dict[bytes, Wanted] = {}
 
     def __contains__(self, digest: bytes) -> bool:
@@ -97,7 +98,7 @@ class Objects:
                 return
             if not pinned and sum(holder in other.holders and not other.pinned for other in self._wanted.values()) >= WANTED_OF_ONE:
                 return
-            due = now_s + (_PATIENCE_S if soon else 0.0)
+            due = now_s + (self._patience_s if soon else 0.0)
             self._wanted[digest] = Wanted(thing, digest, [holder], pinned, due, certified=certified)
             return
         wanted.pinned, wanted.certified = wanted.pinned or pinned, wanted.certified or certified
@@ -135,7 +136,7 @@ class Objects:
             return None
         copy = wanted.copies.setdefault(sender, {})
         copy[fragment.index] = fragment.data
-        wanted.next_s = max(wanted.next_s, now_s + _PATIENCE_S / 2)
+        wanted.next_s = max(wanted.next_s, now_s + self._patience_s / 2)
         if len(copy) < fragment.count:
             return None
         data = b"".join(copy[index] for index in range(fragment.count))
@@ -162,5 +163,5 @@ class Objects:
             node = wanted.holders[wanted.asked % len(wanted.holders)]
             copy, count = wanted.copies.get(node, {}), wanted.counts.get(node, 0)
             wanted.asked += 1
-            wanted.next_s = now_s + min(_PATIENCE_S * 1.5 ** min(wanted.asked, 10), 15.0)
+            wanted.next_s = now_s + min(self._patience_s * 1.5 ** min(wanted.asked, 10), 15.0)
             yield Ask(wanted.thing, digest, node, frozenset(range(count)) - copy.keys() if copy else frozenset())

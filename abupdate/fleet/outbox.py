@@ -1,20 +1,21 @@
 """Frames that wait for their turn on a slow medium: bounded, votes and proposals first, and never two that say the same. Pure.
 
-A newer frame takes the place of an older one that it makes useless, without losing its turn. What waits for too long is dropped: its
-author says it again as long as it matters.
+A newer frame takes the place of an older one that it makes useless, without losing its turn; what another node has sent meanwhile (a
+relayed vote) is not sent again. What waits for too long is dropped: its author says it again as long as it matters.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 
-from abupdate.formats.frame import HEADER, SIGNATURE_BYTES
-from abupdate.formats.messages import Type
+from abupdate.formats.frame import HEADER, SIGNATURE_BYTES, STATUS, TOKEN
+from abupdate.formats.messages import EVERYBODY, Type
 
 URGENT_FRAMES = 64
 FRAMES = 512
 _STALE_S = 15.0
 _TAIL_BYTES = SIGNATURE_BYTES + 4
+_SIGNATURE = slice(-_TAIL_BYTES, -4)
 # Of these only the newest counts, whatever they say.
 _LATEST = frozenset({Type.HELLO, Type.HEARTBEAT})
 
@@ -34,12 +35,25 @@ class Outbox:
         """Let a frame wait. The oldest one gives way where there are too many."""
         queue, most = (self._urgent, URGENT_FRAMES) if urgent else (self._plain, FRAMES)
         name = _name(data)
+        if urgent:
+            self._plain.pop(name, None)
         if name in queue:
             self.dropped["out: replaced"] += 1
         elif len(queue) >= most:
             queue.popitem(last=False)
             self.dropped["out: too many"] += 1
         queue[name] = data, now_s
+
+    def heard(self, data: bytes) -> None:
+        """Somebody else has just sent this: with the same signature it need not be sent from here as well."""
+        if data[1] in STATUS:
+            return
+        # With the token `to` is who has it next.
+        name = _name(bytes((data[0], data[1], data[2], EVERYBODY)) + data[4:] if data[0] & TOKEN else data)
+        for queue in (self._urgent, self._plain):
+            if name in queue and queue[name][0][_SIGNATURE] == data[_SIGNATURE]:
+                del queue[name]
+                self.dropped["out: sent by another"] += 1
 
     def expire(self, now_s: float) -> None:
         """Drop what waits for too long."""

@@ -6,10 +6,9 @@ How an honest proposer orders nodes (by hash of node and plan) is its own affair
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from abupdate.fleet import ledger
-from abupdate.fleet.budget import excess
 from abupdate.fleet.ledger import ENDINGS
 from abupdate.fleet.site import Site
 from abupdate.formats.entries import (
@@ -25,7 +24,7 @@ from abupdate.formats.entries import (
     ReturnEntry,
 )
 from abupdate.formats.messages import NOTHING, Approve, Outcome, Overdue, SlotRequest, Type
-from abupdate.formats.order import OrderKind
+from abupdate.formats.order import Order, OrderKind
 
 _RELEASES = 40
 
@@ -92,7 +91,7 @@ def _overdue(site: Site) -> Iterator[Entry]:
 
 def _grants(site: Site) -> Iterator[Entry]:
     """As many nodes at once as the budgets let down, by the hash's order."""
-    state, membership, plan = site.state, site.membership, site.state.plan
+    plan = site.state.plan
     order = site.archive.order(plan.order) if plan is not None else None
     if plan is None or order is None:
         return
@@ -102,10 +101,23 @@ def _grants(site: Site) -> Iterator[Entry]:
         if isinstance(message, SlotRequest) and message.plan == plan.order:
             rank = hashlib.sha256(bytes([fact.frame.source]) + plan.order).digest()
             asking.append((rank, fact.frame.source, message.attempt))
-    chosen: list[tuple[int, int]] = []
-    for _, node, attempt in sorted(asking):
-        nodes = [one for one, _ in chosen] + [node]
-        if not ledger.grant_fault(state, membership, order, nodes) and not excess(membership, set(state.leases) | set(nodes), order.width):
-            chosen.append((node, attempt))
+    attempts = {node: attempt for _, node, attempt in asking}
+    chosen = _fitting(site, order, [node for _, node, _ in sorted(asking)])
     if chosen:
-        yield GrantEntry(plan.order, tuple(sorted(chosen)))
+        yield GrantEntry(plan.order, tuple((node, attempts[node]) for node in sorted(chosen)))
+
+
+def room(site: Site) -> int:
+    """How many nodes of the open plan could be let down now if all asked for it."""
+    plan = site.state.plan
+    order = site.archive.order(plan.order) if plan is not None else None
+    return len(_fitting(site, order, sorted(plan.nodes))) if plan is not None and order is not None else 0
+
+
+def _fitting(site: Site, order: Order, nodes: Iterable[int]) -> list[int]:
+    """Of these nodes, in this order, as many as the budgets let down."""
+    chosen: list[int] = []
+    for node in nodes:
+        if not ledger.grant_fault(site.state, site.membership, order, [*chosen, node]):
+            chosen.append(node)
+    return chosen

@@ -214,6 +214,7 @@ class Ring:
             self._urgent_s = now_s
         if head.type is not Type.POLL:
             self._said = True
+            self.outbox.heard(data)
         if head.token:
             self._hear_token(head, data, now_s)
         return head.type is not Type.POLL

@@ -24,7 +24,9 @@ _ANSWER_AGAIN_S = 1.0
 _ANSWER_AT_MOST_S = 60.0
 _APART_S = 0.01
 _RELAYED_S = 3.0
-_LATER_BEATS = 3
+# A learner is in no hurry to be answered by voters, nor anybody by learners: those who start one after the other get one answer.
+_SOON_BEATS = 0.5
+_LATER_BEATS = 6.0
 _PROOF_HEIGHTS = 3
 # What every node says is said again more rarely where there are many.
 _LONGEST_S = 30.0
@@ -83,17 +85,16 @@ class Talk:
         peer.noticed = True
         if peer.fresh:
             peer.newer(one.boot, one.seq)
-        # With the token `to` is who has it next: such a frame is for all.
-        to = EVERYBODY if one.token else one.to
-        if to not in (site.me, EVERYBODY):
+        if one.to not in (site.me, EVERYBODY):
             return
         before = self._answered.get(one.source)
-        if to == EVERYBODY and before is not None and before.nonce == message.nonce and site.now_s < before.again_s:
+        if one.to == EVERYBODY and before is not None and before.nonce == message.nonce and site.now_s < before.again_s:
             return
-        if to == EVERYBODY and not site.voter:
-            # It needs the voters' answers at once. Whether learners are up shows in their heartbeats, if the log goes on.
+        if one.to == EVERYBODY and not (site.voter and one.source in site.membership.voters):
+            # Voters need the voters' answers at once. Whether learners are up shows in their heartbeats, if the log goes on.
             if not self._later:
-                self._later_s = site.now_s + _LATER_BEATS * site.membership.heartbeat_s + _APART_S * self._place()
+                beats = _SOON_BEATS if site.voter else _LATER_BEATS
+                self._later_s = site.now_s + beats * site.membership.heartbeat_s + _APART_S * self._place()
             self._later[one.source] = (message.nonce, site.state.height)
             return
         self._greeted[one.source] = message.nonce
@@ -139,7 +140,7 @@ class Talk:
     def _answer_late(self) -> None:
         """Whoever has not had a chance to see from my heartbeats that I am up."""
         for node, (nonce, height) in self._later.items():
-            if self.site.state.height < height + _PROOF_HEIGHTS:
+            if self.site.voter or self.site.state.height < height + _PROOF_HEIGHTS:
                 self._greeted[node] = nonce
         self._later.clear()
         if self._greeted:
@@ -205,6 +206,8 @@ class Talk:
         site = self.site
         pause_s = _HELLO_S + _HELLO_EACH_S * len(site.membership.members)
         longest_s = 2.0 * site.membership.heartbeat_s
+        if not site.voter:
+            pause_s = max(pause_s, site.membership.heartbeat_s)
         if self._unacknowledged():
             site.say(Type.HELLO, Hello(self.nonce))
             self._hellos += 1
@@ -245,9 +248,11 @@ class Talk:
         self._version = site.version
         due: dict[bytes, tuple[float, int]] = {}
         crowd = max(1.0, len(site.membership.members) / _FEW)
+        # A height may take as long as its patience: whoever waits for less says things twice.
+        patience_s = max(site.options.resend_s, 2 * site.options.base_s)
         for fact in site.facts.mine(site.me):
             # All nodes say these two; the others come one by one.
-            first_s = site.options.resend_s * (crowd if fact.frame.type in (Type.APPROVE, Type.SLOT_REQ) else 1.0)
+            first_s = patience_s * (crowd if fact.frame.type in (Type.APPROVE, Type.SLOT_REQ) else 1.0)
             if not self._moot(fact) and self._is_due(fact.digest, first_s, due):
                 site.send(fact.frame.type, fact.data)
         for digest in sorted(self.mine):

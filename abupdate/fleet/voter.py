@@ -16,7 +16,7 @@ from abupdate.fleet.budget import lacking
 from abupdate.fleet.consensus import Cast, Decide, Enter, Height, Offer, Validity
 from abupdate.fleet.events import RecordKind
 from abupdate.fleet.peers import ORIGIN, Position, position
-from abupdate.fleet.proposer import candidate_entries
+from abupdate.fleet.proposer import candidate_entries, room
 from abupdate.fleet.site import Next, Site
 from abupdate.formats import entries, evidence, frame
 from abupdate.formats.certificate import Certificate
@@ -25,6 +25,10 @@ from abupdate.formats.evidence import Evidence
 from abupdate.formats.messages import Frame, Proposal, Thing, Type, Vote
 
 _INLINE = 120
+# Of base_s: how long a proposer is given before it is helped, and how much longer by each voter than by the one before it.
+_HELP = 0.25
+_HELP_APART = 1 / 64
+_HELP_FACTS = 8
 _AT_ONCE_S = 1e-9
 
 
@@ -55,6 +59,8 @@ class Voter:
     proposer: Callable[[int], int] = field(init=False)
     _candidate: tuple[int, Next | None] = (-1, None)
     _ripe_s: float | None = None
+    _help_s: float | None = None
+    _helped: int = -1
     _judged: dict[bytes, tuple[int, Validity]] = field(default_factory=dict)
     _resend_s: float = 0.0
     _resends: int = 0
@@ -73,7 +79,8 @@ class Voter:
         self.nexts.clear()
         self._judged.clear()
         self._candidate = (-1, None)
-        self._ripe_s = None
+        self._ripe_s = self._help_s = None
+        self._helped = -1
         self._resends = 0
         self._resend_s = 0.0
         standing = [voter for voter in membership.voters if voter not in site.state.leases] or list(membership.voters)
@@ -195,14 +202,25 @@ class Voter:
         return found
 
     def _early(self, found: Next) -> bool:
-        """Who went down together comes back at about the same time: one RELEASE for all of them costs the site one height."""
-        entry, site = found.entry, self.site
-        if not isinstance(entry, ReleaseEntry) or any(release.ending is not Ending.COMPLETE for release in entry.releases):
-            return False
-        if len(entry.releases) >= sum(not lease.lost and not lease.overdue for lease in site.state.leases.values()):
+        """More nodes may be named by it soon. One height for all of them costs the site one height.
+
+        Who went down together comes back at about the same time; and who has just started does not know of all requests yet.
+        """
+        site = self.site
+        match found.entry:
+            case ReleaseEntry(releases):
+                held = sum(not lease.lost and not lease.overdue for lease in site.state.leases.values())
+                whole = len(releases) >= held or any(release.ending is not Ending.COMPLETE for release in releases)
+                wait_s = site.options.base_s
+            case GrantEntry(_, grants):
+                whole = len(grants) >= room(site)
+                wait_s = 2 * _HELP * site.options.base_s
+            case _:
+                return False
+        if whole:
             return False
         if self._ripe_s is None:
-            self._ripe_s = site.now_s + site.options.base_s
+            self._ripe_s = site.now_s + wait_s
         return site.now_s < self._ripe_s
 
     def _find_candidate(self) -> Next | None:
@@ -302,6 +320,11 @@ class Voter:
         self._record(Type.PROPOSAL, message.height, offer.round, data)
         self.proposals[offer.round] = one
         self.height.hear_proposal(offer.round, offer.value, offer.valid_round)
+        for digest in ledger.facts_of(site.state, found.entry):
+            fact = site.facts.get(digest)
+            if fact is not None and fact.frame.source == site.me:
+                # It may still wait for its turn, and nobody votes for what names a fact that he does not have.
+                site.send(fact.frame.type, fact.data, urgent=True)
         site.send(Type.PROPOSAL, data)
         if not inline:
             site.archive.add_loose(found.data)
@@ -355,7 +378,7 @@ class Voter:
     def wake_s(self) -> float | None:
         """When the height wants to be looked at again."""
         ripe_s = self._ripe_s if self._ripe_s is not None and self._ripe_s > self.site.now_s else None
-        times = [time for time in (self.height.wake_s, self._resend_s if self.own else None, ripe_s) if time]
+        times = [time for time in (self.height.wake_s, self._resend_s if self.own else None, ripe_s, self._help_s) if time]
         return min(times, default=None)
 
     def repeat(self) -> None:
@@ -378,6 +401,25 @@ class Voter:
             for (kind, round_, voter, value), ballot in self.ballots.items():
                 if kind is Type.PREVOTE and (round_, value) == valid and voter != site.me:
                     site.send(kind, ballot.data)
+
+    def help_proposer(self) -> None:
+        """The proposer may lack a fact that this node has (it has forgotten all when it started again): say it, unless somebody does."""
+        site, round_ = self.site, self.height.round
+        found = self.candidate() if self.may_vote() else None
+        digests = ledger.facts_of(site.state, found.entry) if found is not None else ()
+        if not 0 < len(digests) <= _HELP_FACTS or self._helped == round_ or round_ in self.proposals or self.proposer(round_) == site.me:
+            self._help_s = None
+            return
+        if self._help_s is None:
+            place = site.membership.voters.index(site.me)
+            self._help_s = site.now_s + (_HELP + _HELP_APART * place) * site.options.base_s
+        elif site.now_s >= self._help_s:
+            self._help_s, self._helped = None, round_
+            facts = [fact for digest in digests if (fact := site.facts.get(digest)) is not None]
+            for fact in facts:
+                if site.wire.silent_s(fact.data, site.now_s) > site.options.base_s * _HELP:
+                    site.wire.remember(fact.frame.signature, site.now_s)
+                    site.send(fact.frame.type, fact.data, urgent=True)
 
     def tallies(self) -> Counter[str]:
         """Votes of the round, for people."""

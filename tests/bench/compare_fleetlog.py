@@ -29,7 +29,7 @@ AIM_START_S = 1.0
 
 def main() -> int:
     """Returns 0 where both aims are met, 1 where not."""
-    parser = argparse.ArgumentParser(prog="tests/bench/fleet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tests/bench/fleet log", description=__doc__)
     parser.add_argument("--runs", type=int, default=500, help="appends of each (500)")
     parser.add_argument("--folder", type=Path, default=Path.cwd(), help="a folder on the disk to measure (the current one)")
     options = parser.parse_args()

@@ -555,6 +555,26 @@ def test_what_waits_for_too_long_is_dropped() -> None:
     assert box.dropped["out: stale"] == 1
 
 
+def test_a_vote_that_another_node_has_relayed_meanwhile_is_not_relayed_again() -> None:
+    box = Outbox()
+    one = vote(Type.PREVOTE, 1)
+    for heard in (one, with_token(one, 3)):
+        box.put(one, 0.0, urgent=True)
+        box.heard(heard)
+        assert not box
+    assert box.dropped["out: sent by another"] == 2
+
+
+def test_a_forged_vote_of_mine_keeps_nobody_from_hearing_mine() -> None:
+    box = Outbox()
+    mine = vote(Type.PREVOTE, 1)
+    forged = bytearray(mine)
+    forged[-30] ^= 1
+    box.put(mine, 0.0, urgent=True)
+    box.heard(bytes(forged))
+    assert box.take(1000, urgent=True) == [mine]
+
+
 def test_a_damaged_token_is_no_token() -> None:
     data = bytearray(with_token(heartbeat(0), 1))
     data[20] ^= 1
