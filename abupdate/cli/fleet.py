@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -48,34 +49,33 @@ def status(options: Namespace) -> int:
 
 
 def _watch(options: Namespace) -> int:
-    """Until the person has seen enough. A daemon that is away (its device reboots) is waited for."""
-    if options.json:
-        raise ConfigError("--watch does not go with --json", "ask again with --json instead")
+    """Until the person has seen enough; with --json a document on each line. A daemon that is away (its device reboots) is waited for."""
     path = settings_of(options).control
-    live = sys.stdout.isatty()
+    live = sys.stdout.isatty() and not options.json
     shown = ""
     try:
         while True:
             try:
-                text = fleet_text.status(ask(path, AskStatus()))
+                document = ask(path, AskStatus())
+                text = json.dumps(document) if options.json else fleet_text.status(document)
             except Failed as error:
-                text = error.line
+                text = json.dumps({"error": error.line, "hint": error.hint, "exit_code": error.exit_code}) if options.json else error.line
             if text != shown:
                 shown = text
-                _show(text, live=live)
+                _show(text, live=live, end="\n" if options.json else "\n\n")
             time.sleep(_WATCH_S)
     except Interrupted:
         return 0
 
 
-def _show(text: str, *, live: bool) -> None:
+def _show(text: str, *, live: bool, end: str) -> None:
     lines = plain(text).splitlines()
     if live:
         # What does not fit would scroll away the top with the next picture.
         lines = lines[: max(1, shutil.get_terminal_size().lines - 1)]
         sys.stdout.write(_HOME_AND_CLEAR + "\n".join(lines) + "\n")
     else:
-        sys.stdout.write("\n".join(lines) + "\n\n")
+        sys.stdout.write("\n".join(lines) + end)
     sys.stdout.flush()
 
 

@@ -95,7 +95,7 @@ def _recover(recover: Parser) -> None:
 
 
 def _status(status: Parser) -> None:
-    status.add_argument("--watch", action="store_true", help="show it again whenever it changes, until Ctrl-C")
+    status.add_argument("--watch", action="store_true", help="show it again whenever it changes, until Ctrl-C; with --json as lines")
 
 
 def _log(log: Parser) -> None:

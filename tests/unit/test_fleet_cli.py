@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -170,8 +171,17 @@ def test_who_is_no_member_is_told_so(workstation: Workstation, verb: tuple[str, 
     assert "[fleet]" in done.err
 
 
-def test_watch_and_json_exclude_each_other(device: Workstation, daemon: FakeDaemon) -> None:
-    assert device.run("--json", "fleet", "status", "--watch").code == 2
+def test_watch_as_json_is_a_document_on_each_line(device: Workstation, socket_path: Path) -> None:
+    process = device.start("--json", "fleet", "status", "--watch")
+    assert process.stdout is not None
+    away = json.loads(process.stdout.readline())
+    assert away["exit_code"] == 1
+    assert "systemctl start abupdate-fleet" in away["hint"]
+    with FakeDaemon(socket_path, {AskStatus: STATUS}):
+        assert json.loads(process.stdout.readline())["height"] == STATUS["height"]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 def test_watch_shows_every_change_until_it_is_interrupted(device: Workstation, daemon: FakeDaemon) -> None:
