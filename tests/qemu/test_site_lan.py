@@ -10,7 +10,7 @@ import pytest
 from qemu.site import Site
 from tests.qemu.sites import closed_plan, holders, judge, propose, up
 
-pytestmark = [pytest.mark.qemu, pytest.mark.site, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.qemu, pytest.mark.site, pytest.mark.timeout(1500)]
 
 ILL = "#!/bin/sh\ngrep -q 2.0.0 /etc/abu-version && { echo ill with 2.0.0; exit 2; }; exit 0\n"
 
