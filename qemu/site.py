@@ -149,28 +149,32 @@ class Site:
     def put(self, number: int, path: Path, place: str) -> None:
         """Write a small file to a device, over its console."""
         coded = base64.b64encode(path.read_bytes()).decode()
-        device = self.devices[number]
-        device.check(f"rm -f {place}.b64")
+        self.check(number, f"rm -f {place}.b64")
         for start in range(0, len(coded), 2000):
-            device.check(f"printf %s '{coded[start : start + 2000]}' >>{place}.b64")
-        device.check(f"base64 -d {place}.b64 >{place}; rm {place}.b64")
+            self.check(number, f"printf %s '{coded[start : start + 2000]}' >>{place}.b64")
+        self.check(number, f"base64 -d {place}.b64 >{place}; rm {place}.b64")
 
     # ---- the fleet
 
     def status(self, number: int) -> dict[str, Any]:
         """What a device says of the site."""
-        ran = self._run(number, "abupdate --json fleet status", ANSWER_S)
+        ran = self.ask(number, "abupdate --json fleet status", ANSWER_S)
         document: dict[str, Any] = json.loads(ran.output) if ran.exit_code == 0 else {}
         return document
 
     def fleet(self, number: int, words: str, timeout_s: float = 90) -> Ran:
         """`abupdate fleet ...` on a device."""
-        return self._run(number, f"abupdate fleet {words}", timeout_s)
+        return self.ask(number, f"abupdate fleet {words}", timeout_s)
 
-    def _run(self, number: int, command: str, timeout_s: float) -> Ran:
-        """Devices of a site boot again when they like to: only a boot after the question makes the answer a failure."""
+    def ask(self, number: int, command: str, timeout_s: float = ANSWER_S) -> Ran:
+        """Run a command on a device. It boots again when it likes to: only a boot after the question makes the answer a failure."""
         self.devices[number].console.skip()
         return self.devices[number].run(command, timeout_s)
+
+    def check(self, number: int, command: str, timeout_s: float = 60) -> str:
+        """Run a command that must succeed on a device; return its output."""
+        self.devices[number].console.skip()
+        return self.devices[number].check(command, timeout_s)
 
     def order(self, number: int, *words: str, name: str = "order") -> str:
         """Make and sign an order on the workstation, and hand it in on a device; returns the order's id."""
@@ -180,7 +184,7 @@ class Site:
         keys = ["--key", "admin0.pem", "--key", "admin1.pem"] if "--now" in words else ["--key", "admin0.pem"]
         said = abupdate("--json", "fleet", *words, "-o", file, "--membership", "site.abm", "--seq", str(seq), *keys, cwd=self.folder)
         self.put(number, file, "/data/site/order.abo")
-        self.devices[number].check("abupdate fleet propose /data/site/order.abo", 90)
+        self.check(number, "abupdate fleet propose /data/site/order.abo", 90)
         return str(json.loads(said)["order"])
 
     def until(self, what: str, seen: Callable[[], Any], timeout_s: float) -> Any:

@@ -59,7 +59,7 @@ def tell(site: Site, taken: list[tuple[str, float, bool]]) -> None:
         with step(f"one device after another goes down, boots 2.0.0 on trial and confirms it; n{ill} is ill with it and goes back", taken):
             (site.folder / "ill").write_text(ILL)
             site.put(ill, site.folder / "ill", "/data/site/health.d/50-ill")
-            site.devices[ill].check("chmod 700 /data/site/health.d/50-ill")
+            site.check(ill, "chmod 700 /data/site/health.d/50-ill")
             done = site.until("the plan's end", lambda: ended(site.any_status(), order), 900)
         with step("seen from outside: three run 2.0.0, one is back on 1.0.0, and never were two of them silent at once", taken):
             if (done["completed"], done["reverted"]) != (DEVICES - 1, 1):

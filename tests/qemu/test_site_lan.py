@@ -28,7 +28,7 @@ def make_ill(site: Site, node: int) -> None:
     """From now on this device's health program says critical where version 2.0.0 runs."""
     (site.folder / "ill").write_text(ILL)
     site.put(node, site.folder / "ill", "/data/site/health.d/50-ill")
-    site.devices[node].check("chmod 700 /data/site/health.d/50-ill")
+    site.check(node, "chmod 700 /data/site/health.d/50-ill")
 
 
 def test_a_rolling_update_takes_one_device_after_another_and_goes_on_after_one_that_went_back(site: Site) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from qemu.console import ConsoleError
 from qemu.site import Site
 from tests.qemu.sites import closed_plan, holders, judge, propose, up
 
@@ -29,10 +28,11 @@ def began(site: Site) -> float:
 def test_a_pause_a_node_that_defers_and_a_partition_only_delay_the_update(site: Site) -> None:
     since_s = began(site)
     # One node's drain program says no, twice.
-    site.devices[2].check(
+    site.check(
+        2,
         "mkdir -p -m 700 /data/site/drain; printf '#!/bin/sh\\ncat >/dev/null\\nn=$(cat /data/site/n 2>/dev/null || echo 0)\\n"
         'echo $((n + 1)) >/data/site/n\\n[ "$n" -ge 2 ] || { echo still busy; exit 1; }\\n\' >/data/site/drain/10-busy; '
-        "chmod 700 /data/site/drain/10-busy"
+        "chmod 700 /data/site/drain/10-busy",
     )
     order = propose(site)
     site.until("a plan", lambda: site.any_status().get("plan"), 240)
@@ -51,7 +51,7 @@ def test_a_pause_a_node_that_defers_and_a_partition_only_delay_the_update(site: 
     site.hub.heal()
     done = site.until("the plan is closed", lambda: closed_plan(site, order), 900)
     assert (done["completed"], done["reverted"]) == (4, 0)
-    assert site.devices[2].check("cat /data/site/n") == "3"
+    assert site.check(2, "cat /data/site/n") == "3"
     judge(site, since_s)
 
 
@@ -100,7 +100,7 @@ def test_a_hang_halts_the_plan_and_those_who_were_done_go_back(site: Site) -> No
     hanging = next(node for node in range(4) if node != first)
     for node in range(4):
         if node != first:
-            site.devices[node].check("echo hang-before-service >/data/abu-fault-on-trial")
+            site.check(node, "echo hang-before-service >/data/abu-fault-on-trial")
     done = site.until("the plan is closed", lambda: closed_plan(site, order), 1200)
     assert done["how"] == "done"
     fired = [site.devices[node].watchdog_resets for node in range(4)]
@@ -110,20 +110,34 @@ def test_a_hang_halts_the_plan_and_those_who_were_done_go_back(site: Site) -> No
     judge(site, since_s)
 
 
-def test_an_order_to_go_back_at_once_goes_past_every_budget(site: Site) -> None:
+def test_orders_to_go_back_at_once_take_some_and_then_all_past_every_budget(site: Site) -> None:
     site.each(lambda node: known_v2(site, node))
     site.until("all see each other again", lambda: up(site.status(0)) == 4 and up(site.status(3)) == 4, 180)
     order = propose(site, "v2-1", "--width", "1")
     site.until("two are through", lambda: len((site.any_status().get("plan") or {}).get("done", [])) >= 2, 900)
-    done = set(site.any_status()["plan"]["done"])
-    site.order(0, "rollback", "--to", str(site.bundle("v2")), "--now", name="back")
-
-    def all_on_b() -> bool:
-        try:
-            return all(site.boots(node)[-1].startswith("B") for node in range(4)) and up(site.any_status()) == 4
-        except ConsoleError:
-            return False
-
-    site.until("all run 2.0.0", all_on_b, 400)
-    assert len(done) >= 2
+    first, second = (int(name[1:]) for name in site.any_status()["plan"]["done"][:2])
+    some = before(site)
+    site.order(0, "rollback", "--to", str(site.bundle("v2")), "--now", "--nodes", f"n{first}", name="some")
+    site.until("the one that was named is back", lambda: site.boots(first)[some[first] :] == ["B confirmed"] and listening(site) == 4, 240)
     assert closed_plan(site, order)["how"] == "replaced"
+    assert not site.boots(second)[some[second] :], "the order did not name it"
+    every = before(site)
+    site.order(0, "rollback", "--to", str(site.bundle("v2")), "--now", name="all")
+    site.until("all run 2.0.0", lambda: listening(site) == 4 and all(version(site, node) == "2.0.0" for node in range(4)), 400)
+    assert site.boots(second)[every[second] :] == ["B confirmed"]
+    assert not site.boots(first)[every[first] :], "it runs 2.0.0 already"
+
+
+def before(site: Site) -> list[int]:
+    """How often each device has booted so far."""
+    return [len(site.boots(node)) for node in range(4)]
+
+
+def listening(site: Site) -> int:
+    """How many devices' shells are there."""
+    return sum(site.listens(node) for node in range(4))
+
+
+def version(site: Site, node: int) -> str:
+    """What a device runs."""
+    return site.check(node, "cat /etc/abu-version")
