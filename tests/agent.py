@@ -22,9 +22,14 @@ def _ordered() -> None:
     (_FOLDER / "reboot-ordered").touch()
 
 
-if __name__ == "__main__":
+def prepare() -> None:
+    """From now on this process has no device but the folder's."""
     power.reboot = power.reboot_now = _ordered
     wiring.fleet_health = lambda: _FOLDER / "run" / "fleet-health"
     thisboot.LinuxBoot.mark_settled = lambda self: None  # type: ignore[method-assign]
     fleetwiring.abupdate = lambda settings: (sys.executable, __file__, "-c", str(settings.path), "--json")
+
+
+if __name__ == "__main__":
+    prepare()
     sys.exit(main(sys.argv[1:]))

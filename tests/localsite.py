@@ -15,12 +15,14 @@ from typing import Any
 from tests.workstation import ROOT, Kit, Workstation, environ
 
 AGENT = ROOT / "tests" / "agent.py"
+LIAR = ROOT / "tests" / "liar.py"
 
 
 class Member:
     """One device of the site and its daemon."""
 
-    def __init__(self, name: str, folder: Path, kit: Kit) -> None:
+    def __init__(self, name: str, folder: Path, kit: Kit, program: Path = AGENT) -> None:
+        """program: AGENT or LIAR."""
         folder.mkdir()
         self.name = name
         self.device = Workstation(folder, kit)
@@ -28,6 +30,7 @@ class Member:
         self.reboots = 0
         self._log = folder / "daemon.log"
         self._ordered = folder / "reboot-ordered"
+        self._program = program
         self._slot = "A"
 
     @property
@@ -44,7 +47,7 @@ class Member:
         """Start the daemon."""
         assert self.daemon is None
         with self._log.open("a") as file:
-            command = [sys.executable, str(AGENT), "-v", "-c", str(self.device.config), "fleet", "daemon"]
+            command = [sys.executable, str(self._program), "-v", "-c", str(self.device.config), "fleet", "daemon"]
             self.daemon = subprocess.Popen(command, env=self.environ, stdout=file, stderr=file, cwd=self.device.folder)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -85,11 +88,17 @@ class Member:
 class LocalSite:
     """Members, enrolled and running, and an admin's key."""
 
-    def __init__(self, folder: Path, kit: Kit, count: int, *, fleet: str = "", site: str = "", lines: Sequence[Path] | None = None) -> None:
-        """fleet: more lines of each configuration's [fleet]. site: more lines of SITE.toml. lines: serial devices, instead of UDP."""
+    def __init__(
+        self, folder: Path, kit: Kit, count: int, *, fleet: str = "", site: str = "", lines: Sequence[Path] | None = None, liars: int = 0
+    ) -> None:
+        """fleet: more lines of each configuration's [fleet]. site: more lines of SITE.toml. lines: serial devices, instead of UDP.
+
+        liars: so many of the last members lie.
+        """
         self.folder = folder
         self.kit = kit
-        self.members = [Member(f"gw{number}", folder / f"gw{number}", kit) for number in range(1, count + 1)]
+        programs = [AGENT] * (count - liars) + [LIAR] * liars
+        self.members = [Member(f"gw{number}", folder / f"gw{number}", kit, program) for number, program in enumerate(programs, 1)]
         kit.make("keys", "generate", folder / "anna")
         ports = _free_ports(count)
         for number, (member, port) in enumerate(zip(self.members, ports, strict=True)):
@@ -140,9 +149,11 @@ class LocalSite:
 
 
 @contextmanager
-def local_site(folder: Path, kit: Kit, count: int, *, lines: Sequence[Path] | None = None, **more: str) -> Iterator[LocalSite]:
+def local_site(
+    folder: Path, kit: Kit, count: int, *, lines: Sequence[Path] | None = None, liars: int = 0, **more: str
+) -> Iterator[LocalSite]:
     """A site whose daemons end with the block."""
-    site = LocalSite(folder, kit, count, lines=lines, **more)
+    site = LocalSite(folder, kit, count, lines=lines, liars=liars, **more)
     try:
         site.start()
         yield site

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
+from abupdate.fleet.wire import Seal
 from abupdate.formats import certificate, entries, evidence, frame
 from abupdate.formats.certificate import Certificate
 from abupdate.formats.entries import Ending, Entry, GrantEntry, HaltEntry, OrderEntry, PlanEntry, ReconfigEntry, Release, ReleaseEntry
@@ -41,7 +42,6 @@ from abupdate.formats.messages import (
 )
 from tests.fleet.network import Trap
 from tests.fleet.oracle import Oracle
-from tests.fleet.vault import SimSeal
 
 Words = Iterable[tuple[frozenset[int] | None, bytes]]
 """What goes out: to which nodes (None: all), which bytes."""
@@ -57,7 +57,7 @@ class Liar:
     """
 
     index: int
-    seal: SimSeal
+    seal: Seal
     genesis: bytes
     random: Random
     oracle: Oracle

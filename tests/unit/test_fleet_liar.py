@@ -1,0 +1,86 @@
+"""A site of six real daemons of which one lies: it votes twice, proposes two things at once and forges COMPLETE. f = 1."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.localsite import LocalSite, local_site
+from tests.workstation import Kit
+
+MEMBERS = 6
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where there is one: every daemon flushes all the time."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="abupdate-", dir=place) as name:
+        yield Path(name)
+
+
+def decided(site: LocalSite, number: int) -> list[dict[str, Any]]:
+    """A member's log, without the signers: each has heard of at least Q of them, not of the same ones."""
+    entries = site.members[number].device.ok("--json", "fleet", "log").document["entries"]
+    return [{key: value for key, value in one.items() if key not in ("signed_by", "round")} for one in entries]
+
+
+def closed(site: LocalSite, number: int, order: str) -> dict[str, Any]:
+    """How the plan ended, as a member knows it; empty while it is open."""
+    return next((one for one in site.members[number].status().get("closed", []) if one["order"] == order), {})
+
+
+def test_a_liar_among_six_neither_stops_nor_breaks_a_rolling_update(folder: Path, kit: Kit) -> None:
+    with local_site(folder, kit, MEMBERS, liars=1, site=f"faults = 1\nmin_up = {MEMBERS - 1}") as site:
+        honest, liar = site.members[:-1], site.members[-1]
+        site.until(lambda: all(one["up"] for member in site.members for one in member.status().get("members", [{"up": False}])), "in touch")
+        order = site.propose("v2")
+        down: list[str] = []
+        most: list[int] = []
+
+        def step() -> None:
+            most.append(sum(member.wants_reboot() for member in site.members))
+            for member in honest:
+                if member.wants_reboot():
+                    down.append(member.name)
+                    member.reboot()
+                    member.confirm()
+
+        site.until(lambda: all(closed(site, number, order) for number in range(len(honest))), "done", 240, step)
+        assert sorted(down) == [member.name for member in honest]
+        assert max(most) == 1, "never two at once"
+        assert not liar.wants_reboot(), "it never went down, whatever it said"
+        for member in honest:
+            assert member.device.status()["slots"]["B"]["state"] == "confirmed"
+            assert member.device.holds("B", "v2")
+        logs = [decided(site, number) for number in range(len(honest))]
+        assert all(log == logs[0] for log in logs), logs
+        ended(logs[0], honest=[member.name for member in honest], liar=liar.name)
+        told = set(re.findall(r"lie: (\w+): (\w+)", liar.log))
+        assert {("Claiming", "COMPLETE"), ("Forging", "COMPLETE"), ("FalseComplete", "COMPLETE")} <= told, told
+        assert {kind for lie, kind in told if lie == "Equivocating"} == {"PREVOTE", "PRECOMMIT", "PROPOSAL"}, told
+        for member in honest:
+            accused = set(re.findall(r"node (\d+) has voted twice", member.log))
+            assert accused == {str(MEMBERS - 1)}, f"{member.name} accuses {accused}"
+
+
+def ended(entries: list[dict[str, Any]], *, honest: list[str], liar: str) -> None:
+    """Each lease ended once, by its own holder's word, before the next one was given."""
+    held: dict[int, str] = {}
+    ended: list[str] = []
+    for entry in entries:
+        for release in entry.get("releases", ()):
+            assert held.pop(release["lease"]) == release["node"]
+            assert release["ending"] == "complete", release
+            ended.append(release["node"])
+        for grant in entry.get("grants", ()):
+            assert held == {}, "a second lease"
+            held[entry["height"]] = grant["node"]
+    assert not held
+    assert sorted(ended) == sorted([*honest, liar])
