@@ -42,9 +42,9 @@ from abupdate.fleet.store import Store
 from abupdate.fleet.udp import Udp
 from abupdate.formats.messages import NOTHING
 from abupdate.model import Phase
-from tests.bench.fleetsite import TARGET
 from tests.fleet.authority import Authority, Shape
 from tests.fleet.images import FACTORY
+from tests.fleet.quietsite import TARGET
 
 ROOT = Path(__file__).resolve().parents[2]
 _FRAMES_AT_ONCE = 64

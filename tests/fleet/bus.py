@@ -7,19 +7,18 @@ says; what came in meanwhile it reads in one go. Everything follows from the see
 
 from __future__ import annotations
 
-import heapq
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from random import Random
 
 from abupdate.fleet.framing import Deframer, burst
 from abupdate.fleet.ring import Ring, Timing
 from abupdate.formats import frame
 from abupdate.formats.messages import EVERYBODY, Frame, Heartbeat, Message, Stage, Type, Vote
+from tests.fleet.clock import Clock
 
 TAG = b"site"
 BITS = 10
@@ -105,7 +104,7 @@ class Burst:
     frames: tuple[bytes, ...]
 
 
-class Bus:
+class Bus(Clock):
     """`run` lets time pass. bursts: all that was sent. collisions: bursts that met another one."""
 
     def __init__(
@@ -119,6 +118,7 @@ class Bus:
         tag: bytes = TAG,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
+        super().__init__()
         self.tag = tag
         self.chunk_bytes = chunk_bytes
         self.byte_s = BITS / baud
@@ -126,13 +126,10 @@ class Bus:
         self.members = tuple(range(members))
         self.noise = noise or Noise()
         self.random = Random(seed)
-        self.now_s = 0.0
         self.bursts: list[Burst] = []
         self.collisions = 0
         self.stations: dict[int, Station] = {}
         self._line: list[Sending] = []
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = count()
 
     # -- what happens from outside
 
@@ -151,10 +148,6 @@ class Bus:
             if one.source == number:
                 one.end_s = min(one.end_s, self.now_s)
 
-    def at(self, when_s: float, what: Callable[[], None]) -> None:
-        """Let something happen then."""
-        heapq.heappush(self._events, (max(when_s, self.now_s), next(self._number), what))
-
     def poke(self, station: Station) -> None:
         """The station's program has put something."""
         self._wake(station)
@@ -162,13 +155,6 @@ class Bus:
     def shout(self, source: int, data: bytes) -> None:
         """Bytes on the line from somebody who keeps to no rule."""
         self._send(source, data, ())
-
-    def run(self, until_s: float) -> None:
-        """Let everything happen that happens before then."""
-        while self._events and self._events[0][0] <= until_s:
-            self.now_s, _, what = heapq.heappop(self._events)
-            what()
-        self.now_s = until_s
 
     # -- the line
 

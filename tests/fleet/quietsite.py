@@ -1,7 +1,7 @@
 """A site of real cores in simulated time on a medium, with devices that update themselves; what the core costs is counted as it runs.
 
 Working on a frame takes a node VERIFY_S and a flush of its log PERSIST_S of simulated time, as on a small board with eMMC. Nothing goes
-wrong here: what the core does when things do is tested in tests/fleet.
+wrong here but on the medium: what the core does when things do is tested with world.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from random import Random
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from abupdate.fleet.events import (
+    Alarm,
     Compact,
     Decided,
     Effect,
@@ -40,10 +41,10 @@ from abupdate.fleet.node import Node
 from abupdate.fleet.site import Options
 from abupdate.fleet.wire import Seal
 from abupdate.formats.entries import Entry
-from tests.bench.fleetmedia import Medium
 from tests.fleet.authority import Authority, Shape
 from tests.fleet.device import Device, Pace, Shell, Why
 from tests.fleet.images import FACTORY, Image
+from tests.fleet.media import Medium
 from tests.fleet.vault import SimSeal, Vault
 
 VERIFY_S = 0.001
@@ -96,31 +97,29 @@ class _Member:
 
 
 class Site:
-    """`start`, then `propose` and `until`. decided: by all nodes, as it happened."""
+    """`start`, then `propose` and `until`. medium: makes one for frames with this site tag.
 
-    def __init__(self, shape: Shape, medium: Medium, options: Options, *, real_keys: bool, width: int = 1) -> None:
-        self.medium = medium
+    decided: by all nodes, as it happened. alarms: of all nodes.
+    """
+
+    def __init__(self, shape: Shape, medium: Callable[[bytes], Medium], *, real_keys: bool, width: int = 1) -> None:
         self.width = width
         self.cost = Cost()
         self.decided: list[Height] = []
-        self.alarms = 0
-        self._options = options
+        self.alarms: list[str] = []
         self._random = Random(5)
         self._authority = Authority("bench")
         self._images = {image.bundle: image for image in (FACTORY, TARGET)}
         seals = _seals(shape.nodes, real_keys=real_keys)
         self.membership = self._authority.found(shape, {number: key for number, (key, _) in seals.items()})
+        self.medium = medium(self.membership.genesis[:4])
+        self.clock = self.medium.clock
+        self._options = Options(base_s=self.medium.base_s)
         self.members = {number: self._member(number, seal) for number, (_, seal) in seals.items()}
-
-    @staticmethod
-    def tag(shape: Shape, *, real_keys: bool) -> bytes:
-        """Of the frames of a site like that, before it is there."""
-        keys = {number: key for number, (key, _) in _seals(shape.nodes, real_keys=real_keys).items()}
-        return Authority("bench").found(shape, keys).genesis[:4]
 
     def _member(self, number: int, seal: Seal) -> _Member:
         shell = Shell(
-            later=lambda delay_s, act: self.medium.at(self.medium.now_s + delay_s, act),
+            later=lambda delay_s, act: self.clock.at(self.clock.now_s + delay_s, act),
             observe=lambda: self._observe(member),
             prepared=lambda order, fault, final: self._prepared(member, Prepared(order, fault, final)),
             leave_ended=lambda lease, reason: self._left(member, LeaveEnded(lease, reason)),
@@ -136,8 +135,8 @@ class Site:
     def start(self) -> None:
         """All devices are switched on within a second."""
         for member in self.members.values():
-            self.medium.at(self._random.random(), partial(self._on, member))
-            self.medium.at(LOOK_S + self._random.random(), partial(self._look, member))
+            self.clock.at(self._random.random(), partial(self._on, member))
+            self.clock.at(LOOK_S + self._random.random(), partial(self._look, member))
 
     def propose(self) -> None:
         """An admin hands an UPDATE to the first node."""
@@ -146,11 +145,11 @@ class Site:
 
     def until(self, reached: Callable[[], bool], patience_s: float) -> None:
         """Let time pass until something holds. Raises RuntimeError where it does not within the patience."""
-        end_s = self.medium.now_s + patience_s
+        end_s = self.clock.now_s + patience_s
         while not reached():
-            if self.medium.now_s > end_s:
+            if self.clock.now_s > end_s:
                 raise RuntimeError(f"not reached within {patience_s:.0f} s: {self.told()}")
-            self.medium.run(self.medium.now_s + 0.5)
+            self.clock.run(self.clock.now_s + 0.5)
 
     def updated(self) -> bool:
         """Every node has decided that the plan is done, and runs the target."""
@@ -182,7 +181,7 @@ class Site:
 
     def _look(self, member: _Member) -> None:
         self._observe(member)
-        self.medium.at(self.medium.now_s + LOOK_S, partial(self._look, member))
+        self.clock.at(self.clock.now_s + LOOK_S, partial(self._look, member))
 
     def _observe(self, member: _Member) -> None:
         self._feed(member, Observed(member.device.seen()))
@@ -208,13 +207,13 @@ class Site:
             return 0.0
         name = type(event).__name__
         begun_s = time.process_time()
-        effects = node.handle(event, self.medium.now_s)
+        effects = node.handle(event, self.clock.now_s)
         self.cost.cpu_s[name] += time.process_time() - begun_s
         self.cost.calls[name] += 1
         took_s = self._perform(member, node, effects)
         if member.node is node and member.wake_s != node.wake_s:
             member.wake_s = node.wake_s
-            self.medium.at(node.wake_s, partial(self._tick, member, node, node.wake_s))
+            self.clock.at(node.wake_s, partial(self._tick, member, node, node.wake_s))
         return took_s
 
     def _perform(self, member: _Member, node: Node, effects: Iterable[Effect]) -> float:
@@ -229,8 +228,10 @@ class Site:
                 case Compact(records):
                     member.log[:] = records
                     took_s += PERSIST_S
+                case Alarm(text):
+                    self.alarms.append(text)
                 case Decided(height, entry):
-                    self.decided.append(Height(member.number, self.medium.now_s, height, entry))
+                    self.decided.append(Height(member.number, self.clock.now_s, height, entry))
                 case Prepare(order):
                     member.device.prepare(order)
                 case Leave(lease, _, bundle, back):
