@@ -90,7 +90,7 @@ class Outlook:
     began: it was about to go down under this lease before. stayed: why it did not go down after all when it tried. busy: the shell is
     carrying something out. paused: an order on sight says so. lacking: why the others cannot spare it (pre-flight). patient: the
     pre-flight may still change its mind. unfit: why the order cannot be prepared here. agreed: approved already. consent: approve by
-    itself or by a person's word. refused: a person said no.
+    itself or by a person's word. refused: a person said no. inherited: the lease was given before this device's key had the place.
     """
 
     me: int
@@ -109,6 +109,7 @@ class Outlook:
     agreed: bool = False
     consent: bool = True
     refused: str = ""
+    inherited: bool = False
 
 
 def move(look: Outlook) -> Move:
@@ -123,7 +124,7 @@ def _under(look: Outlook, lease: Lease) -> Move:
     device, order = look.device, look.order
     if look.busy:
         return Wait(Stage.LEAVING)
-    if device.lease == lease.height:
+    if device.lease == lease.height and not _of_another_site(look, lease):
         return _attempted(look, lease)
     if device.armed or device.trial:
         # Somebody armed or booted something on this device by hand; the lease is not for that.
@@ -131,6 +132,9 @@ def _under(look: Outlook, lease: Lease) -> Move:
     if lease.plan == NOTHING:
         # A recovery has carried it over, without its plan; by the device's record nothing was begun under it.
         return End(Type.DEFER, lease.height, "the site was recovered")
+    if look.inherited and not look.began:
+        # Words of that device may still be about. One that came late would free the slot while this one is down under it.
+        return End(Type.DEFER, lease.height, "the lease was given to the device that had this place before")
     if order is None:
         return Wait(Stage.WAITING, "the order is not here yet")
     bundle = ledger.goal(order, back=lease.back)
@@ -142,6 +146,8 @@ def _under(look: Outlook, lease: Lease) -> Move:
         return End(Type.DEFER, lease.height, look.stayed)
     if (stopped := _stopped(look, lease)) or not look.window_open:
         return End(Type.DEFER, lease.height, stopped or "outside the maintenance window")
+    if look.refused and not lease.back:
+        return End(Type.DEFER, lease.height, look.refused)
     if bundle not in (device.written, device.other):
         return End(Type.DEFER, lease.height, "the bundle is not on this node")
     if look.lacking:
@@ -169,6 +175,12 @@ def _attempted(look: Outlook, lease: Lease) -> Move:
         # It never came to a reboot under this lease.
         return End(Type.DEFER, lease.height, device.reason or "the update was not started")
     return End(Type.ROLLED_BACK, lease.height, device.reason or "the slot came back, nobody knows why")
+
+
+def _of_another_site(look: Outlook, lease: Lease) -> bool:
+    """The record's lease has this one's number and was for another bundle: a site that was founded anew counts from 1 again."""
+    device, order = look.device, look.order
+    return order is not None and device.target not in (NOTHING, ledger.goal(order, back=lease.back))
 
 
 def _stopped(look: Outlook, lease: Lease) -> str:

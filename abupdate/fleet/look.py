@@ -161,4 +161,6 @@ def _paused(site: Site, voter: Voter) -> str:
     for order in site.archive.orders():
         if order.kind is OrderKind.PAUSE and order.target in paused:
             return order.reason or "an admin has paused it"
+        if order.now and order.admin_seq > site.state.admin_seq:
+            return "an admin has ordered nodes back at once"
     return "an admin has paused it"

@@ -54,6 +54,7 @@ from abupdate.formats.entries import ReconfigEntry, ReleaseEntry, ReturnEntry
 from abupdate.formats.membership import Membership
 from abupdate.formats.messages import (
     EVERYBODY,
+    NOTHING,
     Announce,
     CertRequest,
     Fragment,
@@ -182,7 +183,7 @@ class Node:
         self._site.alarm(f"this node votes no more: {why}; enrol it anew")
 
     def _follow_orders(self) -> None:
-        """PAUSE counts on sight, until a later RESUME of the same thing is here."""
+        """PAUSE and ROLLBACK now count on sight, a PAUSE until a later RESUME of the same thing is here."""
         site = self._site
         held: set[bytes] = set()
         for order in sorted(site.archive.orders(), key=lambda order: order.admin_seq):
@@ -190,6 +191,9 @@ class Node:
                 continue
             if order.kind is OrderKind.PAUSE:
                 held.add(order.target)
+            elif order.now:
+                # It closes the plan when it is committed; until then nobody begins to go the other way.
+                held.add(NOTHING)
             elif order.kind is OrderKind.RESUME:
                 held.discard(order.target)
         self._voter.paused = self._own.paused = frozenset(held)
@@ -243,11 +247,22 @@ class Node:
         old = then.by_index.get(one.source) if then is not None else None
         return old is not None and now is not None and old.key == now.key
 
+    def _key_of_now(self, one: Frame) -> bool:
+        """The frame was verified by the key that its author's place has now."""
+        site = self._site
+        then = site.known.get(one.epoch, site.membership).by_index.get(one.source)
+        now = site.membership.by_index.get(one.source)
+        return then is not None and now is not None and then.key == now.key
+
     def _status(self, one: Frame) -> bool:
         """True where more than a peer's heartbeat was learned."""
         site, message = self._site, one.message
         peer = site.peers.others.get(one.source)
         if peer is None:
+            return False
+        if not self._key_of_now(one):
+            # Its place has another device now, which must not be taken for up (or starved by a high boot counter) by the old one.
+            site.wire.dropped["old key"] += 1
             return False
         if isinstance(message, Hello):
             self._talk.hear_hello(one, message)
@@ -293,6 +308,9 @@ class Node:
                 self._leaving(one.source, message)
                 return True
             case _:
+                if one.epoch > site.state.epoch:
+                    # Who may speak in that epoch, and by which key, is not known here yet. It is said again.
+                    return False
                 site.add_fact(one, data)
                 return True
 

@@ -122,6 +122,7 @@ class OwnUpdate:
             agreed=site.facts.find(Type.APPROVE, site.me, subject) is not None,
             consent=bool(approve) or (approve is None and site.options.approve),
             refused=(reason or "rejected on the node") if approve is False else "",
+            inherited=lease is not None and site.inherited(lease.epoch),
         )
 
     def _do(self, move: life.Move) -> bool:

@@ -81,6 +81,12 @@ class Site:
         member = self.membership.by_index.get(self.me)
         return member is not None and member.voter
 
+    def inherited(self, epoch: int) -> bool:
+        """Another key had this node's place in that epoch, as far as this node can tell: it knows of no membership but its own."""
+        then, now = self.known.get(epoch), self.membership.by_index.get(self.me)
+        member = then.by_index.get(self.me) if then is not None else None
+        return member is None or now is None or member.key != now.key
+
     def emit(self, effect: Effect) -> None:
         """Add an effect."""
         self.out.append(effect)

@@ -60,6 +60,7 @@ def test_with_a_lease_it_goes_down() -> None:
         ({"device": replace(READY, written=OLD)}, "not on this node"),
         ({"device": replace(READY, armed=True)}, "another update"),
         ({"device": replace(READY, trial=True)}, "another update"),
+        ({"refused": "not on my watch"}, "not on my watch"),
         ({"state": replace(HELD, plan=None)}, "over"),
         ({"state": replanned(HELD, halted="because")}, "halted"),
         ({"state": replanned(HELD, back=True)}, "turned round"),
@@ -193,3 +194,15 @@ PENDING = replace(first_state(SITE), pending=UPDATE.id)
 )
 def test_a_pending_order_is_fetched_and_approved(changes: dict[str, Any], answer: life.Move) -> None:
     assert life.move(look(PENDING, **changes)) == answer
+
+
+@pytest.mark.parametrize("phase", [Phase.CONFIRMED, Phase.REVERTED, Phase.FAILED])
+def test_a_record_of_another_sites_lease_with_the_same_number_is_not_taken_for_this_one(phase: Phase) -> None:
+    stale = replace(READY, lease=9, phase=phase, target=bytes([0xC3]) * 32, reason="an old story")
+    assert life.move(look(HELD, stale)) == GoDown(LEASE, NEW)
+
+
+def test_a_lease_that_was_given_to_another_key_is_given_back_and_never_used() -> None:
+    move = life.move(look(HELD, inherited=True))
+    assert isinstance(move, End)
+    assert (move.kind, move.lease) == (Type.DEFER, 9)
