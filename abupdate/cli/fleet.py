@@ -124,6 +124,9 @@ def find_order(status_document: Mapping[str, Any] | None, text: str) -> bytes:
     if set(digits) - set("0123456789abcdef") or not _MIN_DIGITS <= len(digits) <= _ID_DIGITS:
         raise ConfigError(f"{text[:80]!r} is not the id of an order", f"{_ID_DIGITS} hex digits, or at least the first {_MIN_DIGITS}")
     if len(digits) == _ID_DIGITS:
+        if not digits.strip("0"):
+            # It stands for the whole site where no order is named.
+            raise ConfigError("an id of zeros is no order's")
         return bytes.fromhex(digits)
     if status_document is None:
         raise ConfigError(f"{text} is not a whole id", "offline, name all of its digits")

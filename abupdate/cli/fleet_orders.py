@@ -152,12 +152,12 @@ def _place(options: Namespace, status: Mapping[str, Any] | None) -> Place:
         raise ConfigError(f"--seq {options.seq} is not between 1 and {_MAX_SEQ}")
     if options.membership is not None:
         if options.seq is None:
-            raise ConfigError("--membership needs --seq", "one more than `last_admin_seq` in `abupdate --json fleet status`")
+            raise ConfigError("--membership needs --seq", "one more than `newest_admin_seq` in `abupdate --json fleet status`")
         return orders.place_of(fleetsign.load_membership(options.membership), options.seq)
     assert status is not None
     members = {str(member["name"]): int(member["index"]) for member in status["members"]}
     # Behind the orders that are on their way too, or one of the two would be void.
-    newest = max([status["last_admin_seq"], *(order["admin_seq"] for order in status["orders"])])
+    newest = status["newest_admin_seq"]
     seq = int(newest) + 1 if options.seq is None else options.seq
     return Place(bytes.fromhex(status["genesis"]), int(status["epoch"]), seq, members)
 

@@ -116,7 +116,10 @@ def log(document: Mapping[str, Any]) -> str:
     for entry in document["entries"]:
         late = f" in round {entry['round']}" if entry["round"] else ""
         lines.append(f"{entry['height']:>6}  {_entry(entry)}; signed by {', '.join(entry['signed_by'])}{late}")
-    return "\n".join(lines) or "nothing is decided yet"
+    if lines:
+        return "\n".join(lines)
+    height = document.get("height", 0)
+    return f"nothing is kept from there on: the site is at height {height}" if height else "nothing is decided yet"
 
 
 def _entry(entry: Mapping[str, Any]) -> str:

@@ -35,12 +35,24 @@ class Intake:
         except Refused as fault:
             self._submit_membership(data, fault)
             return
-        if site.archive.order(order.id) is None:
-            if why := ledger.check_order(site.state, site.membership, order):
-                raise Refused(why)
+        known = site.archive.order(order.id) is not None
+        # One that is decided may be said again for who missed it; whoever knows another one may not know that it has become void.
+        open_ = not known or order.admin_seq > site.state.admin_seq
+        if open_ and (why := ledger.check_order(site.state, site.membership, order) or self._rival(order)):
+            raise Refused(why)
+        if not known:
             self.take_order(data, order)
         self.talk.announce(order.id)
         site.announce(order_type(order), Thing.ORDER, order.id, data)
+
+    def _rival(self, order: Order) -> str:
+        """Empty, or which order of the same number is on its way already: one of the two would be void."""
+        site = self.site
+        for other in site.archive.orders():
+            same = (other.epoch, other.admin_seq) == (order.epoch, order.admin_seq) and other.id != order.id
+            if same and not ledger.check_order(site.state, site.membership, other):
+                return f"the order {other.id.hex()[:12]} with the number {order.admin_seq} is on its way already"
+        return ""
 
     def _submit_membership(self, data: bytes, fault: Refused) -> None:
         site = self.site

@@ -50,6 +50,7 @@ def look(site: Site, voter: Voter, own: Own) -> View:
         plan=_plan(site),
         orders=_orders(site, own),
         last_seq=state.admin_seq,
+        newest_seq=max([state.admin_seq, *(order.admin_seq for order in site.archive.orders() if order.epoch == state.epoch)]),
         paused=_paused(site, voter),
         stopped=own.stopped,
         answered=len(acknowledged) + site.voter,

@@ -37,6 +37,7 @@ def document(view: View) -> dict[str, object]:
         "paused": view.paused,
         "stopped": view.stopped,
         "last_admin_seq": view.last_seq,
+        "newest_admin_seq": max(view.last_seq, view.newest_seq),
         "adrift": view.adrift,
         "blocked": blocked(view),
         "alarms": list(view.alarms),

@@ -85,7 +85,8 @@ class PendingOrder:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything. me: this node's index. last_seq: newest admin_seq that is committed. paused: why the whole site or the plan is paused.
+    """Everything. me: this node's index. last_seq: newest admin_seq that is committed. newest_seq: with those of
+    orders that are on their way. paused: why the whole site or the plan is paused.
 
     stopped: why this node does not vote, empty: it does. answered: voters whose HELLO_ACK this start has (with itself); fewer than Q: it
     may not vote yet. adrift: it waits for the site's state. doubters: who doubts this one. liars: members that voted twice in a step.
@@ -103,6 +104,7 @@ class View:
     plan: PlanView | None = None
     orders: tuple[PendingOrder, ...] = ()
     last_seq: int = 0
+    newest_seq: int = 0
     paused: str = ""
     stopped: str = ""
     answered: int = 0

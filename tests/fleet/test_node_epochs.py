@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from abupdate.errors import Refused
 from abupdate.fleet.events import Device, Effect, Leave, Observed, Received, RollBackNow, Start, Submitted
 from abupdate.fleet.identity import Identity
 from abupdate.fleet.node import Node
@@ -82,6 +83,29 @@ def test_an_order_to_go_back_at_once_stops_who_is_about_to_go_forward() -> None:
     effects += node.handle(Observed(device), 2.0)
     assert [type(effect) for effect in effects if isinstance(effect, Leave | RollBackNow)] == [RollBackNow]
     assert "at once" in node.view().paused
+
+
+def test_two_orders_of_one_number_are_not_both_taken() -> None:
+    """One of the two would be void, and whoever gave it would have been told that it was handed in."""
+    node = started((FIRST,), node_key(0))
+    first = order_file(FIRST, OrderKind.PAUSE, 1, reason="first")
+    node.handle(Submitted(first), 2.0)
+    node.handle(Submitted(first), 3.0)
+    with pytest.raises(Refused, match="number 1 is on its way already"):
+        node.handle(Submitted(order_file(FIRST, OrderKind.EVICT, 1, nodes=frozenset({2}))), 4.0)
+    view = node.view()
+    assert (view.last_seq, view.newest_seq) == (0, 1)
+    node.handle(Submitted(order_file(FIRST, OrderKind.EVICT, 2, nodes=frozenset({2}))), 5.0)
+
+
+def test_an_order_that_is_here_and_void_is_refused_when_it_is_handed_in_again() -> None:
+    node = started((FIRST,), node_key(0))
+    pause = order_file(FIRST, OrderKind.PAUSE, 1)
+    node.handle(Submitted(pause), 2.0)
+    node._site.known[2] = SECOND
+    node._site.state = replace(node._site.state, epoch=2, membership=SECOND.digest)
+    with pytest.raises(Refused, match="epoch"):
+        node.handle(Submitted(pause), 3.0)
 
 
 def test_a_lease_of_the_device_that_had_the_place_before_is_not_used() -> None:

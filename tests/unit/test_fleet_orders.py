@@ -56,7 +56,8 @@ def status(site: Site) -> dict[str, object]:
         "members": [{"name": member.name, "index": member.index} for member in membership.members],
         "plan": {"order": "77" * 32},
         "orders": [{"order": "3f2a" + "00" * 30, "admin_seq": 3}],
-        "last_admin_seq": 3,
+        "last_admin_seq": 2,
+        "newest_admin_seq": 3,
     }
 
 
@@ -112,7 +113,7 @@ def test_a_member_signs_and_hands_in_at_once(device: Workstation, daemon: FakeDa
 def test_an_order_comes_behind_those_that_are_on_their_way(
     device: Workstation, daemon: FakeDaemon, status: dict[str, object], site: Site
 ) -> None:
-    daemon.answers[AskStatus] = {**status, "orders": [{"order": "3f2a" + "00" * 30, "admin_seq": 6}]}
+    daemon.answers[AskStatus] = {**status, "newest_admin_seq": 6}
     device.ok("fleet", "pause", *site.key("anna"))
     assert submitted(daemon).admin_seq == 7
 
@@ -312,3 +313,9 @@ def test_an_order_never_takes_the_place_of_its_key(site: Site, tmp_path: Path) -
     done = call("fleet", "pause", "-o", site.folder / "anna.pem", "--membership", site.file, "--seq", "1", *site.key("anna"))
     assert done.code == 2
     assert (site.folder / "anna.pem").read_bytes() == before
+
+
+def test_an_id_of_zeros_is_not_taken_for_the_whole_site(device: Workstation, daemon: FakeDaemon, site: Site) -> None:
+    done = device.run("fleet", "pause", "0" * 64, *site.key("anna"))
+    assert done.code == 2, done.err
+    assert not any(isinstance(question, Submit) for question in daemon.asked)

@@ -286,6 +286,7 @@ def test_what_was_decided_and_who_signed_it(entry: Entry, text: str) -> None:
 
 def test_a_log_of_nothing_and_of_a_late_round() -> None:
     assert fleet_text.log({"entries": []}) == "nothing is decided yet"
+    assert fleet_text.log({"entries": [], "height": 5}) == "nothing is kept from there on: the site is at height 5"
     late = history(membership(), 1, 4, OrderEntry(ORDER), (0,))
     assert fleet_text.log({"entries": [late]}).endswith("signed by gw1 in round 4")
 
