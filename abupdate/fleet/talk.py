@@ -26,7 +26,9 @@ _APART_S = 0.01
 _RELAYED_S = 3.0
 # A learner is in no hurry to be answered by voters, nor anybody by learners: those who start one after the other get one answer.
 _SOON_BEATS = 0.5
+# In a rollout, where one node after the other starts and the log goes on; else many have been switched on, and nothing else tells of them.
 _LATER_BEATS = 6.0
+_IDLE_BEATS = 2.0
 _PROOF_HEIGHTS = 3
 # What every node says is said again more rarely where there are many.
 _LONGEST_S = 30.0
@@ -53,7 +55,7 @@ class Talk:
     beat_s: float = 0.0
     _hello_s: float = 0.0
     _hellos: int = 0
-    _patient_s: float = 0.0
+    _hailed_s: float = 0.0
     _asked: dict[int, float] = field(default_factory=dict)
     _fence: tuple[int, int] | None = None
     _greeted: dict[int, int] = field(default_factory=dict)
@@ -93,13 +95,19 @@ class Talk:
         if one.to == EVERYBODY and not (site.voter and one.source in site.membership.voters):
             # Voters need the voters' answers at once. Whether learners are up shows in their heartbeats, if the log goes on.
             if not self._later:
-                beats = _SOON_BEATS if site.voter else _LATER_BEATS
-                self._later_s = site.now_s + beats * site.membership.heartbeat_s + _APART_S * self._place()
+                pause_s = _SOON_BEATS * site.membership.heartbeat_s if site.voter else self._learners_s
+                self._later_s = site.now_s + pause_s + _APART_S * self._place()
             self._later[one.source] = (message.nonce, site.state.height)
             return
         self._greeted[one.source] = message.nonce
         if self._greet_s is None:
             self._greet_s = max(site.now_s, self._greeted_s + _GREET_AGAIN_S) + _APART_S * self._place()
+
+    @property
+    def _learners_s(self) -> float:
+        """After how long a learner answers a start."""
+        beats = _IDLE_BEATS if self.site.state.plan is None else _LATER_BEATS
+        return beats * self.site.membership.heartbeat_s
 
     def _place(self) -> int:
         """One after another, so that answers do not collide."""
@@ -194,7 +202,7 @@ class Talk:
     def _strangers(self) -> list[int]:
         """Peers whose status does not count yet although they are there, and that will not answer by themselves soon."""
         site = self.site
-        late = site.now_s >= self._patient_s
+        late = site.now_s >= self._hailed_s + self._learners_s + site.membership.heartbeat_s
         return [
             node
             for node, peer in site.peers.others.items()
@@ -211,7 +219,7 @@ class Talk:
         if self._unacknowledged():
             site.say(Type.HELLO, Hello(self.nonce))
             self._hellos += 1
-            self._patient_s = site.now_s + (_LATER_BEATS + 1) * site.membership.heartbeat_s
+            self._hailed_s = site.now_s
             self._hello_s = site.now_s + min(pause_s * 1.5 ** min(self._hellos - 1, 12), longest_s)
             return
         self._hello_s = site.now_s + pause_s

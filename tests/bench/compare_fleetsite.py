@@ -66,9 +66,7 @@ def _line(one: Figures) -> str:
 
 
 def _print_decided(one: Figures) -> None:
-    print(
-        f"what {one.nodes} nodes decided, {one.medium}: PROPOSAL's first byte to the Q-th PRECOMMIT, bytes of PROPOSALs and votes"
-    )
+    print(f"what {one.nodes} nodes decided, {one.medium}: PROPOSAL's first byte to the Q-th PRECOMMIT, bytes of PROPOSALs and votes")
     for entry in sorted({decided.entry for decided in one.decided}):
         mine = [decided for decided in one.decided if decided.entry == entry]
         seconds = [decided.seconds for decided in mine if decided.seconds is not None]

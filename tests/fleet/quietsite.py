@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -132,11 +132,12 @@ class Site:
 
     # -- what a bench does
 
-    def start(self) -> None:
-        """All devices are switched on within a second."""
-        for member in self.members.values():
-            self.clock.at(self._random.random(), partial(self._on, member))
-            self.clock.at(LOOK_S + self._random.random(), partial(self._look, member))
+    def start(self, late: Mapping[int, float] | None = None) -> None:
+        """All devices are switched on within a second, or within the one after the time that `late` says."""
+        for number, member in self.members.items():
+            on_s = (late or {}).get(number, 0.0)
+            self.clock.at(on_s + self._random.random(), partial(self._on, member))
+            self.clock.at(on_s + LOOK_S + self._random.random(), partial(self._look, member))
 
     def propose(self) -> None:
         """An admin hands an UPDATE to the first node."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -12,8 +12,8 @@ from tests.fleet.media import Serial
 from tests.fleet.quietsite import Site
 
 
-def site_on_bus(shape: Shape, noise: Noise | None = None) -> tuple[Site, Serial]:
-    """A site that has been switched on and whose nodes hear each other."""
+def site_on_bus(shape: Shape, noise: Noise | None = None, late: Mapping[int, float] | None = None) -> tuple[Site, Serial]:
+    """A site that is switched on. late: when some nodes are, where that is not at once."""
     made: list[Serial] = []
 
     def medium(tag: bytes) -> Serial:
@@ -21,7 +21,7 @@ def site_on_bus(shape: Shape, noise: Noise | None = None) -> tuple[Site, Serial]
         return made[0]
 
     site = Site(shape, medium, real_keys=False)
-    site.start()
+    site.start(late or {})
     return site, made[0]
 
 
@@ -58,3 +58,19 @@ def test_sixteen_devices_find_together_and_agree_fast() -> None:
     print(f"plan to the first GRANT: {site.clock.now_s - planned_s:.1f} s")
     assert kinds(site) == ["OrderEntry", "PlanEntry", "GrantEntry"]
     assert serial.bus.collisions == 0
+
+
+def test_voters_and_learners_that_are_switched_on_together_all_hear_each_other_within_six_heartbeats() -> None:
+    shape = Shape(20, faults=3, min_up=19, voters=16)
+    site, _ = site_on_bus(shape)
+    site.until(site.ready, 6 * shape.heartbeat_s)
+    print(f"after {site.clock.now_s:.1f} s")
+
+
+def test_a_learner_that_is_switched_on_late_hears_everybody_within_six_heartbeats() -> None:
+    shape = Shape(20, faults=3, min_up=19, voters=16)
+    site, _ = site_on_bus(shape, late={18: 100.0})
+    site.clock.run(100.0)
+    assert not site.ready()
+    site.until(site.ready, 6 * shape.heartbeat_s)
+    print(f"after {site.clock.now_s - 100:.1f} s")

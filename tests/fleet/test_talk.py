@@ -9,6 +9,7 @@ from abupdate.fleet.identity import Identity
 from abupdate.fleet.node import Node
 from abupdate.fleet.ring import with_token
 from abupdate.fleet.site import Options
+from abupdate.fleet.state import Plan
 from abupdate.formats import frame
 from abupdate.formats.messages import (
     EVERYBODY,
@@ -151,16 +152,34 @@ def test_voters_answer_learners_that_start_one_after_the_other_together() -> Non
 
 def test_learners_answer_late_and_not_at_all_when_the_log_has_shown_that_they_are_up() -> None:
     bench = Bench(me=17, count=20)
+    site = bench.node._site
+    site.state = replace(site.state, plan=Plan(bytes(32), {}, halt_at=1))
     bench.hello(1)
     assert answered(bench.wait(5 * BEAT_S)) == []
     assert answered(bench.wait(2 * BEAT_S)) == [[1]]
     bench.hello(2)
-    site = bench.node._site
     site.state = replace(site.state, height=site.state.height + 3)
     assert answered(bench.wait(7 * BEAT_S)) == []
     # Who asks for it is answered at once.
     bench.hello(2, to=17)
     assert answered(bench.wait(0.5)) == [[2]]
+
+
+def test_learners_answer_sooner_where_no_plan_is_open_that_would_have_the_log_go_on() -> None:
+    bench = Bench(me=17, count=20)
+    bench.hello(1)
+    assert answered(bench.wait(1.5 * BEAT_S)) == []
+    bench.hello(2)
+    assert answered(bench.wait(BEAT_S)) == [[1, 2]]
+
+
+def test_who_has_started_asks_strangers_one_by_one_only_when_they_have_had_time_to_answer() -> None:
+    bench = Bench(count=20)
+    bench.ack(*range(1, 12))
+    assert bench.node.view().members[18].age_s is None
+    bench.beat(18, 0)
+    assert 18 not in greeted(bench.wait(2.5 * BEAT_S))
+    assert 18 in greeted(bench.wait(1.5 * BEAT_S))
 
 
 def test_all_are_greeted_until_enough_have_answered_and_then_who_has_not() -> None:
