@@ -42,6 +42,7 @@ timeout_s = 30
 """
 JOIN_TIMEOUT_S = 120.0
 ANSWER_S = 25.0
+ANSWERS_AGAIN_S = 120.0
 GONE = rf"^abu-guest: down|{BOOT_WORD}"
 
 
@@ -178,7 +179,8 @@ class Site:
 
     def order(self, number: int, *words: str, name: str = "order") -> str:
         """Make and sign an order on the workstation, and hand it in on a device; returns the order's id."""
-        status = self.status(number)
+        # The device may be up before its daemon is.
+        status = self.until(f"n{number} answers", lambda: self.status(number), ANSWERS_AGAIN_S)
         seq = int(status["last_admin_seq"]) + 1
         file = self.folder / f"{name}-{seq}.abo"
         keys = ["--key", "admin0.pem", "--key", "admin1.pem"] if "--now" in words else ["--key", "admin0.pem"]

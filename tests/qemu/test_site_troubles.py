@@ -119,7 +119,8 @@ def test_orders_to_go_back_at_once_take_some_and_then_all_past_every_budget(site
     some = before(site)
     site.order(0, "rollback", "--to", str(site.bundle("v2")), "--now", "--nodes", f"n{first}", name="some")
     site.until("the one that was named is back", lambda: site.boots(first)[some[first] :] == ["B confirmed"] and listening(site) == 4, 240)
-    assert closed_plan(site, order)["how"] == "replaced"
+    closed = site.until("how the plan ended", lambda: closed_plan(site, order), 120)
+    assert closed["how"] == "replaced"
     assert not site.boots(second)[some[second] :], "the order did not name it"
     every = before(site)
     site.order(0, "rollback", "--to", str(site.bundle("v2")), "--now", name="all")
