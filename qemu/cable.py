@@ -62,11 +62,11 @@ def carry(tap: int, hub: socket.socket) -> None:
     """Frames both ways until the hub hangs up. tap: descriptor of the interface, a frame each read and write."""
     inbox = bytearray()
     while True:
-        ready, _, _ = select.select([tap, hub], [], [])
+        ready, _, _ = select.select([tap, hub.fileno()], [], [])
         if tap in ready:
             data = os.read(tap, _FRAME_BYTES)
             hub.sendall(_LENGTH.pack(len(data)) + data)
-        if hub in ready:
+        if hub.fileno() in ready:
             data = hub.recv(_FRAME_BYTES)
             if not data:
                 return

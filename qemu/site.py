@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -59,10 +59,21 @@ class Site:
     """Devices n0, n1, ... on one LAN; `start` boots them all and enrols them where they are not. Use it as a context manager.
 
     numbers: lines of site.toml (faults, min_up...). config: the devices' fragment of the configuration. memory_mib: of each.
+    others: ports of the LAN beyond theirs, for members that are no emulated devices (cable.py).
     """
 
-    def __init__(self, count: int, *, numbers: str = "", config: str = SITE_CONFIG, memory_mib: int = 320, images: Path = IMAGES) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        numbers: str = "",
+        config: str = SITE_CONFIG,
+        memory_mib: int = 320,
+        images: Path = IMAGES,
+        others: int = 0,
+    ) -> None:
         self._count = count
+        self._ports = count + others
         self._numbers = numbers or f"min_up = {count - 1}\n"
         self._config = config
         self._memory_mib = memory_mib
@@ -77,7 +88,7 @@ class Site:
         DEVICES.mkdir(parents=True, exist_ok=True)
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir=DEVICES)))
         sockets = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="abu-lan-")))
-        self.hub = self._stack.enter_context(Hub(sockets, self._count))
+        self.hub = self._stack.enter_context(Hub(sockets, self._ports))
         for number in range(self._count):
             lan = ["-netdev", f"stream,id=lan,server=off,addr.type=unix,addr.path={self.hub.path(number)}"]
             lan += ["-device", f"virtio-net-pci,netdev=lan,mac=52:54:00:ab:00:{number:02x},romfile="]
@@ -100,8 +111,8 @@ class Site:
         """Evidence of power: "on", "off", "boot"."""
         self.power.append((time.monotonic(), number, what))
 
-    def start(self) -> None:
-        """Boot all and enrol them."""
+    def start(self, keys: Sequence[str] = ()) -> None:
+        """Boot all and enrol them. keys: of the members that are no devices, who find their membership in `site.abm`."""
 
         def boot(number: int) -> str:
             self.note(number, "on")
@@ -113,8 +124,7 @@ class Site:
             device.check(f"echo 192.0.2.{number + 1}/24 >/data/site/address; . /etc/init.d/site")
             return str(json.loads(device.check("abupdate --json fleet join", JOIN_TIMEOUT_S))["key"])
 
-        keys = self.each(boot)
-        self._enrol(keys)
+        self._enrol([*self.each(boot), *keys])
 
     def _enrol(self, keys: list[str]) -> None:
         """site.toml from the keys that the devices show, site.abm from it, and that to every device."""
@@ -228,7 +238,7 @@ class Site:
 
     def heartbeats(self) -> Mapping[int, list[float]]:
         """When each node was heard on its cable."""
-        found: dict[int, list[float]] = {number: [] for number in range(self._count)}
+        found: dict[int, list[float]] = {number: [] for number in range(self._ports)}
         for one in self.hub.heard:
             if one.source == one.port:
                 found[one.source].append(one.at_s)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class Member:
     """One device of the site and its daemon."""
 
     def __init__(self, name: str, folder: Path, kit: Kit, program: Path = AGENT) -> None:
-        """program: AGENT or LIAR."""
+        """program: AGENT or LIAR. `before`: words before the daemon's command line, which end in becoming it."""
         folder.mkdir()
         self.name = name
         self.device = Workstation(folder, kit)
@@ -31,6 +31,7 @@ class Member:
         self._log = folder / "daemon.log"
         self._ordered = folder / "reboot-ordered"
         self._program = program
+        self.before: Sequence[str] = ()
         self._slot = "A"
 
     @property
@@ -47,7 +48,7 @@ class Member:
         """Start the daemon."""
         assert self.daemon is None
         with self._log.open("a") as file:
-            command = [sys.executable, str(self._program), "-v", "-c", str(self.device.config), "fleet", "daemon"]
+            command = [*self.before, sys.executable, str(self._program), "-v", "-c", str(self.device.config), "fleet", "daemon"]
             self.daemon = subprocess.Popen(command, env=self.environ, stdout=file, stderr=file, cwd=self.device.folder)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -159,6 +160,27 @@ def local_site(
         yield site
     finally:
         site.stop()
+
+
+def agreed(log: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What all must have alike of the document of `fleet log`: each knows of a quorum that signed, not of the same one."""
+    return [{key: value for key, value in one.items() if key not in ("signed_by", "round")} for one in log["entries"]]
+
+
+def ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who completed, in order, by the whole log of a site of width 1: each lease ends once, in its own holder's name, before the next."""
+    held: dict[int, str] = {}
+    done: list[str] = []
+    for entry in entries:
+        for release in entry.get("releases", ()):
+            assert held.pop(release["lease"]) == release["node"], entries
+            assert release["ending"] == "complete", release
+            done.append(release["node"])
+        for grant in entry.get("grants", ()):
+            assert held == {}, f"two leases at once: {entries}"
+            held[entry["height"]] = grant["node"]
+    assert held == {}
+    return done
 
 
 def _free_ports(count: int) -> list[int]:
