@@ -35,7 +35,6 @@ SPEC: Mapping[str, tuple[type, object]] = {
 _INTERFACE = re.compile(r"[^\s/\x00-\x1f]{1,15}")
 _WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 _USB = re.compile(r"usb:[0-9a-f]{4}:[0-9a-f]{4}(:[^:\s]{1,64})?")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _DAY_MIN = 24 * 60
 
 
@@ -112,7 +111,7 @@ def _check_group(text: str) -> None:
         group = ip_address(text)
     except ValueError:
         group = None
-    if group is None or not group.is_multicast:
+    if group is None or not group.is_multicast or "%" in text:
         raise ConfigError(f"fleet.udp_group {text[:60]!r} is not a multicast address", 'as in "239.255.77.71" or "ff02::4d47"')
 
 
@@ -121,14 +120,12 @@ def _peer(text: str) -> tuple[str, int]:
     wrong = ConfigError(f"fleet.udp_peers: {text[:60]!r} is not an address with a port", 'as in "192.0.2.7:7717" or "[fe80::7]:7717"')
     if not colon or not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
         raise wrong
-    if host.startswith("[") and host.endswith("]"):
-        from ipaddress import IPv6Address
+    from ipaddress import IPv4Address, IPv6Address
 
-        try:
-            IPv6Address(host[1:-1])
-        except ValueError:
-            raise wrong from None
-        return host[1:-1], int(port)
-    if not _HOST.fullmatch(host):
-        raise wrong
-    return host, int(port)
+    # No names: asking for one would hold the daemon up for as long as no server answers. The link is udp_interface.
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        (IPv6Address if bracketed and "%" not in host else IPv4Address)(host[1:-1] if bracketed else host)
+    except ValueError:
+        raise wrong from None
+    return host[1:-1] if bracketed else host, int(port)

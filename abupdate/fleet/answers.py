@@ -113,7 +113,9 @@ def slot(view: View, bundle: bytes, *, waited: bool) -> int | None:
         raise Deferred(status.blocked(view) or "the order of this bundle is no plan yet", "`abupdate fleet status` says what it waits for")
     if plan is None or wanted != bundle or view.me not in plan.nodes:
         raise Deferred("no open plan of the site brings this bundle to this node", "`abupdate fleet propose` proposes it")
-    held = next((lease.lease for lease in view.leases if lease.node == view.me and not lease.lost), None)
+    # One of a plan before this one is not for this bundle.
+    mine = (lease for lease in view.leases if lease.node == view.me and lease.plan == plan.order.id and not lease.lost)
+    held = next((lease.lease for lease in mine), None)
     if held is not None:
         return held
     if view.me in plan.done:

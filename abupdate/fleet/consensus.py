@@ -14,6 +14,8 @@ from abupdate.formats.messages import NOTHING, Type
 
 GROWTH = 1.5
 LONGEST_S = 60.0
+# A height that stays open for weeks (the others' windows, say) must not use up the rounds.
+_SLOWER = 512
 _AHEAD = 8
 MAX_ROUND = (1 << 15) - 1
 
@@ -195,7 +197,7 @@ class Height:
         return rounds[self._faults] if len(rounds) > self._faults else None
 
     def _enter(self, round_: int) -> Enter:
-        self.round, self.step = min(round_, MAX_ROUND), Step.PROPOSE
+        self.round, self.step = round_, Step.PROPOSE
         self._deadline = None
         return Enter(self.round)
 
@@ -268,11 +270,13 @@ class Height:
             self._deadline = None
             return None
         if self._deadline is None:
-            self._deadline = now_s + min(self._base_s * GROWTH ** min(self.round, 64), LONGEST_S)
+            longest_s = LONGEST_S * (1 + self.round / _SLOWER)
+            self._deadline = now_s + min(self._base_s * GROWTH ** min(self.round, 64), longest_s)
         if now_s < self._deadline:
             return None
         if ended:
-            return self._enter(self.round + 1)
+            # A round that began again would be voted in twice.
+            return self._enter(self.round + 1) if self.round < MAX_ROUND else None
         kind, step = (Type.PREVOTE, Step.PREVOTE) if self.step is Step.PROPOSE else (Type.PRECOMMIT, Step.PRECOMMIT)
         self._to(step)
         return Cast(kind, self.round, NOTHING)

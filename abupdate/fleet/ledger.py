@@ -441,6 +441,9 @@ def _settled(state: State, membership: Membership, library: Library) -> State:
             plan = replace(plan, halted=f"{count} of its nodes reverted, are lost or overdue")
         elif not plan.wide and count > plan.excused:
             plan = replace(plan, halted="one of the first nodes reverted, is lost or overdue")
+        else:
+            # What has passed (who was lost has returned) does not excuse what comes later.
+            plan = replace(plan, excused=min(plan.excused, count))
         if plan.halted and not plan.back and order.on_halt is OnHalt.ROLLBACK:
             nodes = _turned(state, plan)
             plan = replace(plan, nodes=nodes, back=True, halted="", excused=0, halt_at=order.halt_at, wide=True)

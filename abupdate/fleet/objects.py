@@ -20,6 +20,7 @@ MAX_WANTED = 32
 WANTED_OF_ONE = 2
 _COPIES_OF_ONE = 2
 _GIVE_UP = 12
+_ASKED_OFTEN = 3
 
 
 @dataclass(slots=True)
@@ -94,6 +95,8 @@ class Objects:
         """Look for an object (or a fact) that `holder` should have. soon: it is on its way by itself, so give it time."""
         wanted = self._wanted.get(digest)
         if wanted is None:
+            if thing is Thing.FACT and not self._room_for_fact():
+                return
             if len(self._wanted) >= MAX_WANTED and not self._drop_one():
                 return
             if not pinned and sum(holder in other.holders and not other.pinned for other in self._wanted.values()) >= WANTED_OF_ONE:
@@ -106,11 +109,24 @@ class Objects:
             wanted.holders.append(holder)
 
     def _drop_one(self) -> bool:
-        for digest, wanted in self._wanted.items():
-            if not wanted.pinned:
-                del self._wanted[digest]
-                return True
-        return False
+        """Let something go: what no entry needs, or what nobody seems to have: a liar's proposal may name what does not exist."""
+        name = next((digest for digest, wanted in self._wanted.items() if not wanted.pinned), None)
+        if name is None:
+            name = max(self._wanted, key=lambda digest: self._wanted[digest].asked)
+            if self._wanted[name].asked < _ASKED_OFTEN:
+                return False
+        del self._wanted[name]
+        return True
+
+    def _room_for_fact(self) -> bool:
+        """Facts fill half of the table at most: a proposal may name many at once, and what else it takes to go on must find a place."""
+        facts = [digest for digest, wanted in self._wanted.items() if wanted.thing is Thing.FACT]
+        if len(facts) >= MAX_WANTED // 2:
+            name = max(facts, key=lambda digest: self._wanted[digest].asked)
+            if self._wanted[name].asked < _ASKED_OFTEN:
+                return False
+            del self._wanted[name]
+        return True
 
     def forget(self, digest: bytes) -> None:
         """It is here, or nobody needs it any more."""

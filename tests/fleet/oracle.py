@@ -288,6 +288,8 @@ class Oracle:
                 turned = Open(plan.order, set(plan.done), plan.order.halt_at, back=True, canaries=0, wide=True)
                 turned.grants = dict(plan.grants)
                 self.plan = plan = turned
+        if not plan.halted:
+            plan.excused = min(plan.excused, self.troubles(plan))
         holding = any(held.plan == plan.order.id and not held.lost for held in self.held.values())
         lost = {node for node, held in self.held.items() if held.lost}
         if not holding and plan.nodes <= plan.over | self.evicted | lost:

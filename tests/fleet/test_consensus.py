@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abupdate.fleet.consensus import Action, Cast, Decide, Enter, Height, Offer, Step, Validity
+from abupdate.fleet.consensus import MAX_ROUND, Action, Cast, Decide, Enter, Height, Offer, Step, Validity
 from abupdate.formats.messages import NOTHING, Type
 
 V, W = b"v" * 32, b"w" * 32
@@ -243,3 +243,25 @@ def test_proposals_and_votes_far_ahead_are_not_kept() -> None:
     bench.votes(Type.PREVOTE, 1000, V, 1)
     assert not bench.height.proposals
     assert not bench.height.votes
+
+
+def test_the_last_round_does_not_begin_again_and_is_years_away() -> None:
+    """Begun again, it would be voted in a second time by who has voted in it."""
+    bench = Bench()
+    bench.votes(Type.PRECOMMIT, MAX_ROUND, NOTHING, 1, 2, 3)
+    assert bench.run(V) == [Enter(MAX_ROUND)]
+    assert bench.later(100_000.0, V) == [Cast(Type.PREVOTE, MAX_ROUND, NOTHING)]
+    bench.votes(Type.PREVOTE, MAX_ROUND, NOTHING, 1, 2, 3)
+    bench.votes(Type.PRECOMMIT, MAX_ROUND, NOTHING, 1, 2, 3)
+    bench.height.hear_proposal(MAX_ROUND, V, -1)
+    assert bench.later(100_000.0, V) == []
+    assert bench.later(100_000.0, V) == []
+
+
+def test_patience_goes_on_growing_so_that_the_rounds_last_for_years() -> None:
+    bench = Bench()
+    bench.votes(Type.PRECOMMIT, 5120, NOTHING, 1, 2)
+    bench.run()
+    bench.votes(Type.PRECOMMIT, 5120, NOTHING, 1, 2, 3)
+    assert bench.run() == []
+    assert bench.height.wake_s == 660.0

@@ -321,6 +321,19 @@ def test_a_lost_lease_counts_until_its_holder_returns() -> None:
     assert 1 not in log.state.leases
 
 
+def test_a_trouble_that_has_passed_excuses_no_later_one() -> None:
+    log = Log(site(7, 1, min_up=4))
+    made = log.plan(halt_at=1)
+    log.grant(0)
+    log.command(OrderKind.LOST, nodes=frozenset({0}))
+    log.command(OrderKind.RESUME, target=made.id, halt_at=2)
+    assert log.state.plan is not None
+    assert not log.state.plan.halted
+    log.write(ReturnEntry((log.word(0, Ending.COMPLETE),)))
+    log.go(1, Ending.ROLLED_BACK)
+    assert log.state.plan.halted
+
+
 def test_a_plan_closes_when_every_member_is_through_lost_or_evicted() -> None:
     log = Log(site(4))
     made = log.plan(halt_at=4)

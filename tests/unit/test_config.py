@@ -123,11 +123,14 @@ BAD: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "a peer that is no list": (appended('[fleet]\nudp_interface = "e"\nudp_peers = "a:1"\n'), ("udp_peers", "list of strings")),
     "a peer that is a number": (appended('[fleet]\nudp_interface = "e"\nudp_peers = [7]\n'), ("udp_peers", "string")),
     "a peer without a port": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["192.0.2.7"]\n'), ("udp_peers", "192.0.2.7")),
-    "a peer's port beyond": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["a:65536"]\n'), ("udp_peers", "65536")),
+    "a peer's port beyond": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["192.0.2.7:65536"]\n'), ("udp_peers", "65536")),
     "a peer without a host": (appended('[fleet]\nudp_interface = "e"\nudp_peers = [":7"]\n'), ("udp_peers",)),
     "a peer with half an address": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["[fe80:]:7"]\n'), ("udp_peers", "fe80")),
-    "a peer twice": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["a:7", "a:07"]\n'), ("udp_peers", "twice")),
-    "65 peers": (appended(f'[fleet]\nudp_interface = "e"\nudp_peers = {["a:1"] * 65}\n'), ("udp_peers", "65")),
+    "a peer twice": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["192.0.2.7:7", "192.0.2.7:07"]\n'), ("udp_peers", "twice")),
+    "a peer's name": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["gateway.local:7"]\n'), ("udp_peers", "gateway.local")),
+    "a peer with a scope": (appended('[fleet]\nudp_interface = "e"\nudp_peers = ["[fe80::7%e]:7"]\n'), ("udp_peers", "fe80::7%e")),
+    "a group with a scope": (appended('[fleet]\nudp_interface = "e"\nudp_group = "ff02::7%e"\n'), ("udp_group", "ff02::7%e")),
+    "65 peers": (appended(f'[fleet]\nudp_interface = "e"\nudp_peers = {["192.0.2.7:1"] * 65}\n'), ("udp_peers", "65")),
     "a serial line by its short name": (appended('[fleet]\nserial_device = "ttyS1"\n'), ("serial_device", "usb:")),
     "an adapter without a product": (appended('[fleet]\nserial_device = "usb:0403"\n'), ("serial_device", "usb:")),
     "a slow line": (appended('[fleet]\nserial_device = "/dev/x"\nserial_baud = 300\n'), ("serial_baud", "9600")),
@@ -488,13 +491,13 @@ def test_peers_on_a_network_and_on_a_bus(workstation: Workstation) -> None:
 [fleet]
 udp_interface = "eth0"
 udp_group = "ff02::4d47"
-udp_peers = ["192.0.2.7:7717", "[fe80::7]:1", "gateway.local:65535"]
+udp_peers = ["192.0.2.7:7717", "[fe80::7]:1", "192.0.2.8:65535"]
 serial_device = "usb:0403:6001:FT0001"
 hooks = "hooks"
 control = "fleet.sock"
 """,
     )
-    assert found.peers == (("192.0.2.7", 7717), ("fe80::7", 1), ("gateway.local", 65535))
+    assert found.peers == (("192.0.2.7", 7717), ("fe80::7", 1), ("192.0.2.8", 65535))
     assert (found.hooks, found.control) == (workstation.folder / "hooks", workstation.folder / "fleet.sock")
 
 
