@@ -29,6 +29,8 @@ _SOON_BEATS = 0.5
 # In a rollout, where one node after the other starts and the log goes on; else many have been switched on, and nothing else tells of them.
 _LATER_BEATS = 6.0
 _IDLE_BEATS = 2.0
+# A learner asks rarely and then several, so that it knows even of 60 strangers after 15 turns.
+_LEARNER_ASKS = 4
 _PROOF_HEIGHTS = 3
 # What every node says is said again more rarely where there are many.
 _LONGEST_S = 30.0
@@ -210,7 +212,7 @@ class Talk:
         ]
 
     def _hello(self) -> None:
-        """Greet all until enough voters have answered, then those that are still strangers, one by one: first who holds a lease."""
+        """Greet all until enough voters have answered, then those that are still strangers, few at a time: first who holds a lease."""
         site = self.site
         pause_s = _HELLO_S + _HELLO_EACH_S * len(site.membership.members)
         longest_s = 2.0 * site.membership.heartbeat_s
@@ -223,9 +225,8 @@ class Talk:
             self._hello_s = site.now_s + min(pause_s * 1.5 ** min(self._hellos - 1, 12), longest_s)
             return
         self._hello_s = site.now_s + pause_s
-        strangers = self._strangers()
-        if strangers:
-            node = min(strangers, key=lambda node: (node not in site.state.leases, self._asked.get(node, 0.0)))
+        strangers = sorted(self._strangers(), key=lambda node: (node not in site.state.leases, self._asked.get(node, 0.0)))
+        for node in strangers[: 1 if site.voter else _LEARNER_ASKS]:
             self._asked[node] = site.now_s
             site.say(Type.HELLO, Hello(self.nonce), node)
 

@@ -25,17 +25,24 @@ _PATIENCE_S = 60.0
 
 
 def find_etcd(folder: Path) -> Path:
-    """etcd, from the system or unpacked from Debian's package into the folder (nothing is installed, nothing is started at boot)."""
+    """etcd, from the system or unpacked from Debian's package into the folder (nothing is installed, nothing is started at boot).
+
+    Raises LookupError, in words for people, where neither is to be had.
+    """
     found = shutil.which("etcd")
     if found:
         return Path(found)
     unpacked = folder / "etcd-server"
-    if not unpacked.exists():
-        subprocess.run(["apt-get", "download", "-q", "etcd-server"], check=True, capture_output=True, cwd=folder)
-        package = next(folder.glob("etcd-server_*.deb"))
-        subprocess.run(["dpkg", "-x", str(package), str(unpacked)], check=True)
-        package.unlink()
-    return unpacked / "usr" / "bin" / "etcd"
+    program = unpacked / "usr" / "bin" / "etcd"
+    if not program.exists():
+        try:
+            subprocess.run(["apt-get", "download", "-q", "etcd-server"], check=True, capture_output=True, cwd=folder)
+            package = next(folder.glob("etcd-server_*.deb"))
+            subprocess.run(["dpkg", "-x", str(package), str(unpacked)], check=True, capture_output=True)
+            package.unlink()
+        except (OSError, StopIteration, subprocess.CalledProcessError):
+            raise LookupError("etcd is missing and Debian's package cannot be fetched: apt-get install etcd-server") from None
+    return program
 
 
 def version(etcd: Path) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -55,12 +56,17 @@ class Medium(Protocol):
 
 @dataclass(slots=True)
 class _Port:
+    """A node on the LAN. waiting: frames that came while it was busy, until free_s. saying: what it says to the frame at hand."""
+
+    number: int
     hear: Hear
-    free_s: float = 0.0
+    free_s: float
+    waiting: deque[bytes] = field(default_factory=deque)
+    saying: list[bytes] | None = None
 
 
 class Lan:
-    """Everybody hears everybody after LAN_DELAY_S. A node that works on a frame hears the next one when it is done."""
+    """Everybody hears everybody after LAN_DELAY_S. A node works on one frame after the other, and speaks when it is done."""
 
     def __init__(self) -> None:
         self.name = "LAN"
@@ -71,33 +77,51 @@ class Lan:
 
     def join(self, number: int, hear: Hear) -> None:
         """See Medium."""
-        self._ports[number] = _Port(hear, self.clock.now_s)
+        self._ports[number] = _Port(number, hear, self.clock.now_s)
 
     def leave(self, number: int) -> None:
         """See Medium."""
         del self._ports[number]
 
     def send(self, number: int, data: bytes, *, urgent: bool) -> None:
-        """See Medium. A frame leaves when what its node is at is done."""
+        """See Medium."""
         port = self._ports.get(number)
-        self.clock.at(port.free_s if port else 0.0, partial(self._leaves, number, data))
+        if port is not None and port.saying is not None:
+            port.saying.append(data)
+        elif port is not None:
+            self.clock.at(port.free_s, partial(self._leaves, port, [data]))
 
-    def _leaves(self, number: int, data: bytes) -> None:
-        now_s = self.clock.now_s
-        self._sent.append(Sent(now_s, now_s, data))
-        for other in self._ports:
-            if other != number:
-                self.clock.at(now_s + LAN_DELAY_S, partial(self._arrives, other, data))
-
-    def _arrives(self, number: int, data: bytes) -> None:
-        port = self._ports.get(number)
-        if port is None:
+    def _leaves(self, port: _Port, frames: list[bytes]) -> None:
+        if self._ports.get(port.number) is not port:
             return
         now_s = self.clock.now_s
-        if now_s < port.free_s:
-            self.clock.at(port.free_s, partial(self._arrives, number, data))
+        self._sent += [Sent(now_s, now_s, data) for data in frames]
+        for other in self._ports.values():
+            if other is not port:
+                self.clock.at(now_s + LAN_DELAY_S, partial(self._arrive, other, frames))
+
+    def _arrive(self, port: _Port, frames: list[bytes]) -> None:
+        idle = not port.waiting
+        port.waiting += frames
+        if idle:
+            self.clock.at(port.free_s, partial(self._work, port))
+
+    def _work(self, port: _Port) -> None:
+        """One frame that waits; it is counted as waiting until it is done."""
+        if self._ports.get(port.number) is not port:
             return
-        port.free_s = now_s + port.hear(data)
+        port.saying = []
+        took_s = port.hear(port.waiting[0])
+        said, port.saying = port.saying, None
+        port.free_s = self.clock.now_s + took_s
+        if said:
+            self.clock.at(port.free_s, partial(self._leaves, port, said))
+        self.clock.at(port.free_s, partial(self._done, port))
+
+    def _done(self, port: _Port) -> None:
+        port.waiting.popleft()
+        if port.waiting:
+            self._work(port)
 
     def sent(self) -> Iterator[Sent]:
         """See Medium."""

@@ -173,7 +173,18 @@ def test_learners_answer_sooner_where_no_plan_is_open_that_would_have_the_log_go
     assert answered(bench.wait(BEAT_S)) == [[1, 2]]
 
 
-def test_who_has_started_asks_strangers_one_by_one_only_when_they_have_had_time_to_answer() -> None:
+def test_a_learner_asks_all_strangers_within_a_few_heartbeats() -> None:
+    bench = Bench(me=19, count=40)
+    bench.ack(*range(16))
+    strangers = range(20, 32)
+    for number in strangers:
+        bench.beat(number, 0)
+    bench.wait(3 * BEAT_S)
+    asked = greeted(bench.wait(3 * BEAT_S))
+    assert sorted(asked) == list(strangers)
+
+
+def test_who_has_started_asks_strangers_only_when_they_have_had_time_to_answer() -> None:
     bench = Bench(count=20)
     bench.ack(*range(1, 12))
     assert bench.node.view().members[18].age_s is None
