@@ -50,6 +50,11 @@ def look(site: Site, voter: Voter, own: Own) -> View:
         plan=_plan(site),
         orders=_orders(site, own),
         last_seq=state.admin_seq,
+        waiting=tuple(
+            f"{order.kind.name.lower()} {order.id.hex()[:12]} (number {order.admin_seq})"
+            for order in sorted(site.archive.orders(), key=lambda order: order.admin_seq)
+            if order.kind is not OrderKind.UPDATE and order.epoch == state.epoch and order.admin_seq > state.admin_seq
+        ),
         newest_seq=max([state.admin_seq, *(order.admin_seq for order in site.archive.orders() if order.epoch == state.epoch)]),
         paused=_paused(site, voter),
         stopped=own.stopped,

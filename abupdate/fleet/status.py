@@ -179,9 +179,10 @@ def _order(membership: Membership, pending: PendingOrder) -> dict[str, object]:
 
 def blocked(view: View) -> str:
     """Why nothing moves, in one sentence without a full stop; empty where something does or there is nothing to do."""
+    waiting = f"not decided yet: {_listed(list(view.waiting))}" if view.waiting else ""
     if not view.plan and not view.orders:
-        return ""
-    return _no_quorum(view) or _stopped_by_people(view) or _no_plan(view) or _no_slot(view) or _own_fault(view)
+        return waiting and (_no_quorum(view) or _own_fault(view) or waiting)
+    return _no_quorum(view) or _stopped_by_people(view) or _no_plan(view) or _no_slot(view) or _own_fault(view) or waiting
 
 
 def _no_quorum(view: View) -> str:

@@ -7,6 +7,7 @@ source ADDRESS: a frame with a forged `src` must not starve the node that it nam
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import select
 import socket
@@ -15,7 +16,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from abupdate.errors import ConfigError
+from abupdate.errors import Busy, ConfigError
 from abupdate.formats.frame import MAX_FRAME_BYTES
 from abupdate.log import log
 
@@ -63,7 +64,7 @@ class Udp:
     name = "udp"
 
     def __init__(self, interface: str, group: str, port: int, peers: Sequence[tuple[str, int]]) -> None:
-        """group: IPv4 or IPv6 multicast address, empty: unicast alone. Raises ConfigError where the port cannot be had."""
+        """group: IPv4 or IPv6 multicast address, empty: unicast alone. Raises ConfigError, Busy where the port cannot be had."""
         self._interface = interface
         self._group = group
         self._port = port
@@ -81,7 +82,9 @@ class Udp:
                 self._sockets[family] = _bound(family, port)
         except OSError as error:
             self.close()
-            raise ConfigError(f"UDP port {port} cannot be used: {error.strerror}", "is another daemon running?") from error
+            # Busy: whoever has the port now may let it go, and systemd tries again.
+            blame = Busy if error.errno == errno.EADDRINUSE else ConfigError
+            raise blame(f"UDP port {port} cannot be used: {error.strerror}", "is another daemon running?") from error
         self._join()
 
     @property

@@ -85,9 +85,10 @@ class PendingOrder:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything. me: this node's index. last_seq: newest admin_seq that is committed. newest_seq: with those of
-    orders that are on their way. paused: why the whole site or the plan is paused.
+    """Everything. me: this node's index. paused: why the whole site or the plan is paused.
 
+    last_seq: newest admin_seq that is committed. newest_seq: with those of orders that are on their way. waiting: those of them that
+    `orders` does not show, in words.
     stopped: why this node does not vote, empty: it does. answered: voters whose HELLO_ACK this start has (with itself); fewer than Q: it
     may not vote yet. adrift: it waits for the site's state. doubters: who doubts this one. liars: members that voted twice in a step.
     evicted: members that no plan names any more. closed: the last plans, newest last.
@@ -105,6 +106,7 @@ class View:
     orders: tuple[PendingOrder, ...] = ()
     last_seq: int = 0
     newest_seq: int = 0
+    waiting: tuple[str, ...] = ()
     paused: str = ""
     stopped: str = ""
     answered: int = 0

@@ -95,6 +95,7 @@ def test_two_orders_of_one_number_are_not_both_taken() -> None:
         node.handle(Submitted(order_file(FIRST, OrderKind.EVICT, 1, nodes=frozenset({2}))), 4.0)
     view = node.view()
     assert (view.last_seq, view.newest_seq) == (0, 1)
+    assert view.waiting[0].endswith("(number 1)")
     node.handle(Submitted(order_file(FIRST, OrderKind.EVICT, 2, nodes=frozenset({2}))), 5.0)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.errors import ConfigError
+from abupdate.errors import Busy
 from abupdate.fleet.udp import Limits, Udp
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -159,10 +159,10 @@ def test_faults_of_the_network_are_counted_and_never_raised(sites: ExitStack) ->
         assert one.counters()["send errors"] >= 3
 
 
-def test_a_taken_port_is_a_fault_of_the_configuration() -> None:
+def test_a_taken_port_is_no_fault_for_good() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("", 0))
-        with pytest.raises(ConfigError, match="cannot be used"):
+        with pytest.raises(Busy, match="cannot be used"):
             Udp("lo", "", taken.getsockname()[1], (("127.0.0.1", 9),))
 
 

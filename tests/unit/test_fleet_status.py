@@ -162,6 +162,11 @@ BLOCKED: dict[str, tuple[View, str]] = {
         "this node does not vote yet: since its start 1 of 3 voters have answered it",
     ),
     "outside the window": (view(plan=plan(), window_open=False), "this node's maintenance window is closed, and it lets no update begin"),
+    "an order without a table of its own": (replace(view(), waiting=("lost 3f2a (number 4)",)), "not decided yet: lost 3f2a (number 4)"),
+    "an order that too few voters hear of": (
+        replace(view(silent=(2, 3)), waiting=("lost 3f2a (number 4)",)),
+        "3 voters decide and 2 are heard; missing: gw3, gw4",
+    ),
     "no agreement": (view(plan=plan(), undecided_s=40.0, round=3), "the voters have not agreed for 40 s on what comes next (round 3)"),
 }  # fmt: skip
 
