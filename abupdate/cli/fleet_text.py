@@ -137,7 +137,18 @@ def _entry(entry: Mapping[str, Any]) -> str:
         case "reconfig":
             return f"next membership {entry['membership'][:SHORT]}"
         case kind:
-            return f"{kind} {entry['order'][:SHORT]}"
+            return f"{kind} {entry['order'][:SHORT]}{_said(entry)}"
+
+
+def _said(entry: Mapping[str, Any]) -> str:
+    """What an order says, where it is kept."""
+    if "order_kind" not in entry:
+        return ""
+    words = [entry["order_kind"]]
+    words += [f"to version {entry['version']}"] if "version" in entry else []
+    words += [f"of {', '.join(entry['nodes'])}"] if "nodes" in entry else []
+    words += [f"of {entry['target'][:SHORT]}"] if "target" in entry else []
+    return f": {' '.join(words)}" + (f" ({entry['reason']})" if "reason" in entry else "")
 
 
 def age(seconds: float) -> str:

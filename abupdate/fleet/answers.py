@@ -65,7 +65,7 @@ class Answers:
                 return self._counters()
             case AskLog(first, count):
                 decided = self._core.decided_entries(first, count)
-                entries = [history.document(one.membership, one.height, one.round, one.entry, one.signers) for one in decided]
+                entries = [history.document(one.membership, one.height, one.round, one.entry, one.signers, one.order) for one in decided]
                 return {"height": self._core.view().height, "entries": entries}
             case Submit(data):
                 self._hand_in(Submitted(data))

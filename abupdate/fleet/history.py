@@ -18,6 +18,8 @@ from abupdate.formats.entries import (
     ReturnEntry,
 )
 from abupdate.formats.membership import Membership
+from abupdate.formats.messages import NOTHING
+from abupdate.formats.order import Order
 
 _KINDS: dict[type, str] = {
     OrderEntry: "order",
@@ -31,10 +33,24 @@ _KINDS: dict[type, str] = {
 }
 
 
-def document(membership: Membership, height: int, round_: int, entry: Entry, signers: Iterable[int]) -> dict[str, object]:
-    """One decided entry. membership: of the epoch that decided it. signers: voters whose PRECOMMIT the certificate holds."""
+def document(
+    membership: Membership, height: int, round_: int, entry: Entry, signers: Iterable[int], order: Order | None = None
+) -> dict[str, object]:
+    """One decided entry. membership: of the epoch that decided it. signers: voters whose PRECOMMIT the certificate holds. order: that the
+    entry names, where it is kept.
+    """
     fields = {"height": height, "epoch": membership.epoch, "round": round_, "kind": _KINDS[type(entry)]}
-    return fields | _fields(membership, entry) | {"signed_by": names(membership, signers)}
+    said = {} if order is None else _said(membership, order)
+    return fields | _fields(membership, entry) | said | {"signed_by": names(membership, signers)}
+
+
+def _said(membership: Membership, order: Order) -> dict[str, object]:
+    """What an order says, as far as a line has room for it."""
+    fields: dict[str, object] = {"order_kind": order.kind.name.lower() + (" now" if order.now else ""), "admin_seq": order.admin_seq}
+    about = {"version": order.version, "nodes": names(membership, order.nodes), "reason": order.reason}
+    if order.target != NOTHING:
+        fields["target"] = order.target.hex()
+    return fields | {key: value for key, value in about.items() if value}
 
 
 def _fields(membership: Membership, entry: Entry) -> dict[str, object]:

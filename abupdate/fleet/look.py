@@ -164,7 +164,8 @@ def _paused(site: Site, voter: Voter) -> str:
     paused = (state.paused | voter.paused) & subjects
     if not paused:
         return ""
-    for order in site.archive.orders():
+    # The newest first: an earlier pause of the same thing was lifted since.
+    for order in sorted(site.archive.orders(), key=lambda order: -order.admin_seq):
         if order.kind is OrderKind.PAUSE and order.target in paused:
             return order.reason or "an admin has paused it"
         if order.now and order.admin_seq > site.state.admin_seq:

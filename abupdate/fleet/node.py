@@ -50,7 +50,7 @@ from abupdate.fleet.wire import Seal, Wire
 from abupdate.formats import certificate as certificate_format
 from abupdate.formats import frame
 from abupdate.formats.certificate import Certificate
-from abupdate.formats.entries import ReconfigEntry, ReleaseEntry, ReturnEntry
+from abupdate.formats.entries import LostEntry, OrderEntry, PlanEntry, ReconfigEntry, ReleaseEntry, ReturnEntry
 from abupdate.formats.membership import Membership
 from abupdate.formats.messages import (
     EVERYBODY,
@@ -76,6 +76,7 @@ from abupdate.formats.order import OrderKind
 COMPACT_AFTER = 256
 _EPOCHS_KEPT = 3
 _SOONEST_S = 0.005
+_OF_ORDERS = (OrderEntry, LostEntry, PlanEntry)
 
 
 class Node:
@@ -510,7 +511,8 @@ class Node:
     def decided_entries(self, first: int, count: int) -> list[DecidedEntry]:
         """See ports.Core."""
         site = self._site
-        return decided_entries(site.archive.certificates.values(), site.state.epoch, site.known, first, count)
+        found = decided_entries(site.archive.certificates.values(), site.state.epoch, site.known, first, count)
+        return [replace(one, order=site.archive.order(one.entry.order)) if isinstance(one.entry, _OF_ORDERS) else one for one in found]
 
     @property
     def state(self) -> State:

@@ -10,6 +10,7 @@ from abupdate.fleet.events import Effect, Event, RecordKind
 from abupdate.fleet.view import View
 from abupdate.formats.entries import Entry
 from abupdate.formats.membership import Membership
+from abupdate.formats.order import Order
 
 Entries = Sequence[tuple[RecordKind, bytes]]
 """Records of the log: kind and data, at most 64 KiB each."""
@@ -53,13 +54,17 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DecidedEntry:
-    """What was decided at a height. membership: of the epoch that decided it. signers: voters whose PRECOMMIT is kept."""
+    """What was decided at a height. membership: of the epoch that decided it. signers: voters whose PRECOMMIT is kept.
+
+    order: that the entry names, None where it names none or it is not kept.
+    """
 
     height: int
     round: int
     membership: Membership
     entry: Entry
     signers: frozenset[int]
+    order: Order | None = None
 
 
 class Core(Protocol):

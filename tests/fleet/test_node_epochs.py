@@ -109,6 +109,15 @@ def test_an_order_that_is_here_and_void_is_refused_when_it_is_handed_in_again() 
         node.handle(Submitted(pause), 3.0)
 
 
+def test_a_pause_is_told_in_the_words_of_the_newest_one() -> None:
+    node = started((FIRST,), node_key(0))
+    site_ = node._site
+    for seq, reason in ((1, "first"), (2, "second")):
+        site_.archive.add_order(order_file(FIRST, OrderKind.PAUSE, seq, reason=reason))
+    site_.state = replace(site_.state, admin_seq=2, paused=frozenset({bytes(32)}))
+    assert node.view().paused == "second"
+
+
 def test_a_lease_of_the_device_that_had_the_place_before_is_not_used() -> None:
     node = started((FIRST, SECOND), NEW_KEYS[0])
     assert node._site.inherited(1)

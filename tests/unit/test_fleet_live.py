@@ -101,6 +101,8 @@ def test_an_order_from_its_proposal_to_its_end(people: People, kit: Kit) -> None
     assert [entry["kind"] for entry in log] == ["order"] * 4
     assert all(len(entry["signed_by"]) >= 3 for entry in log)
     assert log[0]["order"] == order
+    assert [entry["order_kind"] for entry in log] == ["update", "pause", "resume", "cancel"]
+    assert log[1]["reason"] == "Schicht"
 
 
 def test_enough_approvals_make_a_plan(people: People, kit: Kit) -> None:

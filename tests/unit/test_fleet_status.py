@@ -289,6 +289,20 @@ def test_what_was_decided_and_who_signed_it(entry: Entry, text: str) -> None:
     assert fleet_text.log({"entries": [found]}) == f"    13  {text}; signed by gw1, gw2, gw4"
 
 
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (order(), "update to version 2.0"),
+        (order(OrderKind.PAUSE, version="", reason="Schicht"), "pause (Schicht)"),
+        (order(OrderKind.CANCEL, version="", target=bytes([0x77]) * 32), "cancel of 777777777777"),
+        (order(OrderKind.ROLLBACK, now=True, nodes=frozenset({1})), "rollback now to version 2.0 of gw2"),
+    ],
+)
+def test_the_log_tells_what_an_order_says(said: Order, text: str) -> None:
+    found = json.loads(json.dumps(history(membership(), 13, 0, OrderEntry(ORDER), (0,), said)))
+    assert fleet_text.log({"entries": [found]}) == f"    13  order 3f2a00000000: {text}; signed by gw1"
+
+
 def test_a_log_of_nothing_and_of_a_late_round() -> None:
     assert fleet_text.log({"entries": []}) == "nothing is decided yet"
     assert fleet_text.log({"entries": [], "height": 5}) == "nothing is kept from there on: the site is at height 5"
