@@ -27,6 +27,7 @@ class Archive:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._orders: dict[bytes, tuple[Order, bytes]] = {}
+        self._at_once: tuple[Order, ...] = ()
         self._memberships: dict[bytes, tuple[Membership, bytes]] = {}
         self._loose: OrderedDict[bytes, bytes] = OrderedDict()
         self.certificates: OrderedDict[int, Certificate] = OrderedDict()
@@ -51,6 +52,10 @@ class Archive:
         """All orders that are here."""
         return (order for order, _ in self._orders.values())
 
+    def at_once(self) -> tuple[Order, ...]:
+        """Those of them that act on sight, past the budgets: hardly ever one."""
+        return self._at_once
+
     def memberships(self) -> Iterable[Membership]:
         """All memberships that are here."""
         return (one for one, _ in self._memberships.values())
@@ -63,7 +68,11 @@ class Archive:
         """Keep an order's file. The caller has verified it. Raises Refused where it is none."""
         order = order_format.parse(data)
         self._orders.setdefault(order.id, (order, data))
+        self._sort_out()
         return order
+
+    def _sort_out(self) -> None:
+        self._at_once = tuple(order for order, _ in self._orders.values() if order.now)
 
     def add_membership(self, data: bytes) -> Membership:
         """Keep a membership's file. The caller has verified it. Raises Refused where it is none."""
@@ -115,3 +124,4 @@ class Archive:
         for digest, (order, _) in list(self._orders.items()):
             if digest not in needed and order.admin_seq <= floor_seq:
                 del self._orders[digest]
+        self._sort_out()

@@ -188,8 +188,12 @@ class Height:
         return action if action is not None else self._patience(now_s, takes_part=takes_part)
 
     def undecided(self, round_: int) -> None:
-        """The decided value of a round is not at hand yet: say so again."""
+        """The decided value of a round is not at hand yet: say so again, when something has come in.
+
+        No patience runs meanwhile. A timer that has run out and cannot be acted on would wake the node for nothing, again and again.
+        """
         self._decided.discard(round_)
+        self._deadline = None
 
     def _later_round(self) -> int | None:
         """The latest round beyond mine in which more than f voters are."""

@@ -39,7 +39,7 @@ def look(site: Site, voter: Voter, own: Own) -> View:
         "dropped": dict(sorted(site.wire.dropped.items())),
         "log": {"decided": own.decided, "rounds": voter.rounds},
     }
-    acknowledged = site.peers.acknowledged(site.wire.boot, voter.newest) & frozenset(membership.voters)
+    acknowledged = site.peers.acknowledged(site.wire.boot, voter.newest, membership.voters)
     return View(
         membership=membership,
         me=site.me,

@@ -217,6 +217,11 @@ class Node:
             return self._status(one)
         elif isinstance(one.message, Fragment):
             return self._fragment(one.source, one.message)
+        elif isinstance(one.message, Vote) and one.message.height <= site.state.height:
+            # It never counts again, and only tells of its author.
+            self._voted(one, one.message, data)
+            site.wire.remember(one.signature, site.now_s)
+            return False
         elif self._fact(one, data):
             site.wire.remember(one.signature, site.now_s)
         return True
@@ -269,10 +274,12 @@ class Node:
             self._talk.hear_hello(one, message)
             return True
         if isinstance(message, HelloAck):
-            if self._talk.hear_ack(one, message):
-                contradicting = site.peers.contradicting(site.wire.boot, self._voter.newest)
-                if len(contradicting) > site.membership.faults:
-                    self._stop("others have seen later starts or votes of this node than its log holds: the log is an older copy")
+            stranger = not peer.noticed
+            if not self._talk.hear_ack(one, message):
+                return stranger
+            contradicting = site.peers.contradicting(site.wire.boot, self._voter.newest)
+            if len(contradicting) > site.membership.faults:
+                self._stop("others have seen later starts or votes of this node than its log holds: the log is an older copy")
             return True
         peer.noticed = True
         if not peer.fresh and isinstance(message, Heartbeat) and self._talk.is_new(one.epoch, message.height):
@@ -317,17 +324,18 @@ class Node:
 
     def _vote(self, one: Frame, message: Vote, data: bytes) -> bool:
         site = self._site
-        peer = site.peers.others.get(one.source)
-        where = position(message.height, message.round, one.type)
-        if peer is not None and where > peer.newest and self._same_key(one):
-            peer.newest, peer.vote = where, data
+        self._voted(one, message, data)
         if message.height > site.state.height + 1:
             self._catchup.notice(one.source, message.height - 1)
             return False
-        if message.height <= site.state.height:
-            # It never counts again.
-            return True
         return self._voter.hear_vote(one, message, data)
+
+    def _voted(self, one: Frame, message: Vote, data: bytes) -> None:
+        """Remember the newest vote of each peer: it is what a peer is told that has started again."""
+        peer = self._site.peers.others.get(one.source)
+        where = position(message.height, message.round, one.type)
+        if peer is not None and where > peer.newest and self._same_key(one):
+            peer.newest, peer.vote = where, data
 
     def _leaving(self, node: int, message: Shutdown) -> None:
         lease = self._site.state.leases.get(node)
@@ -494,8 +502,10 @@ class Node:
         self._voter.repeat()
         self._voter.help_proposer()
         self._talk.again()
-        for ask in site.objects.due(site.now_s, sorted(site.seen())):
-            site.say(Type.NACK, Nack(ask.thing, ask.digest, ask.missing), ask.node)
+        due_s = site.objects.wake_s
+        if due_s is not None and due_s <= site.now_s:
+            for ask in site.objects.due(site.now_s, sorted(site.seen())):
+                site.say(Type.NACK, Nack(ask.thing, ask.digest, ask.missing), ask.node)
         self._catchup.ask()
 
     def _heartbeat(self) -> Heartbeat:

@@ -87,7 +87,7 @@ class Objects:
     @property
     def wake_s(self) -> float | None:
         """When the next question is due."""
-        return min((wanted.next_s for wanted in self._wanted.values()), default=None)
+        return min((wanted.next_s for wanted in self._wanted.values()), default=None) if self._wanted else None
 
     def want(
         self, thing: Thing, digest: bytes, holder: int, now_s: float, *, pinned: bool, soon: bool = False, certified: bool = False

@@ -39,15 +39,19 @@ class OwnUpdate:
     _stayed: dict[int, str] = field(default_factory=dict)
     _trouble: str = ""
     _acted: dict[bytes, float] = field(default_factory=dict)
+    _news: int = 0
+    _quiet: tuple[object, ...] = ()
 
     def observe(self, device: Device) -> None:
         """The device was looked at."""
+        self._news += 1
         self.device = device
         if self.busy in _RESTING:
             self.busy = ""
 
     def prepared(self, event: Prepared) -> None:
         """A Prepare has ended."""
+        self._news += 1
         self.busy, self.device = "", None
         self._trouble = event.fault
         if not event.fault:
@@ -60,11 +64,13 @@ class OwnUpdate:
 
     def left(self, event: LeaveEnded) -> None:
         """A Leave has ended and the device did not go down."""
+        self._news += 1
         self.busy, self.device = "", None
         self._stayed[event.lease] = event.reason or "the device stayed up"
 
     def opine(self, event: Opinion) -> None:
         """A person has spoken on this node."""
+        self._news += 1
         self.past.opinions[event.order] = (event.approve, event.reason)
         self.site.persist(RecordKind.OPINION, journal.opinion(event.order, approve=event.approve, reason=event.reason))
         if not event.approve:
@@ -72,6 +78,7 @@ class OwnUpdate:
 
     def follow(self) -> None:
         """The log has grown."""
+        self._news += 1
         site = self.site
         held = {lease.height for lease in site.state.leases.values()}
         self.since = {lease: self.since.get(lease, site.now_s) for lease in held}
@@ -91,8 +98,14 @@ class OwnUpdate:
         self._roll_back_now()
         if self.device is None or site.adrift or site.me not in site.membership.by_index:
             return
+        resting = (site.version, self._news, self.busy, self.paused, self.conditions)
+        if resting == self._quiet:
+            return
         for _ in range(4):
-            if not self._do(life.move(self._outlook(self.device))):
+            move = life.move(self._outlook(self.device))
+            if not self._do(move):
+                # Without a lease nothing that it waits for comes by itself with time.
+                self._quiet = resting if isinstance(move, life.Wait) and self.lease() is None else ()
                 break
         self._roll_back_now()
 
@@ -194,13 +207,13 @@ class OwnUpdate:
     def _roll_back_now(self) -> None:
         """An admin's ROLLBACK now acts on sight, and until the next plan on whoever was away."""
         site, device = self.site, self.device
-        if device is None or self.busy or device.trial:
+        if device is None or self.busy or device.trial or not site.archive.at_once():
             return
         lease = self.lease()
         if lease is not None and device.lease == lease.height and not device.armed and lease.height not in self.past.words:
             # What became of the attempt is told first: the way back takes its place in the device's record.
             return
-        for order in [order for order in site.archive.orders() if order.now]:
+        for order in site.archive.at_once():
             standing = order.id == site.state.now or (order.admin_seq > site.state.admin_seq and order.epoch == site.state.epoch)
             if not (order.kind is OrderKind.ROLLBACK and standing) or (order.nodes and site.me not in order.nodes):
                 continue

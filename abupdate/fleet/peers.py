@@ -6,6 +6,7 @@ start's nonce. A claim about this node's own past counts with proof (its own sig
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from abupdate.formats.messages import Echo, Heartbeat, Type
@@ -72,14 +73,14 @@ class Peers:
                 found.add(node)
         return frozenset(found)
 
-    def acknowledged(self, boot: int, newest: Position) -> frozenset[int]:
-        """Who has echoed this start, and claims nothing of this node that its own log does not have."""
-        found = set()
-        for node, peer in self.others.items():
-            claim = peer.claim
-            if peer.fresh and claim is not None and not _beyond(claim, boot, newest):
-                found.add(node)
-        return frozenset(found)
+    def acknowledged(self, boot: int, newest: Position, among: Iterable[int]) -> list[int]:
+        """Who of these has echoed this start, and claims nothing of this node that its own log does not have."""
+        found = []
+        for node in among:
+            peer = self.others.get(node)
+            if peer is not None and peer.fresh and peer.claim is not None and not _beyond(peer.claim, boot, newest):
+                found.append(node)
+        return found
 
     def contradicting(self, boot: int, newest: Position) -> frozenset[int]:
         """Who claims to have seen a later start or vote of this node than its log has."""

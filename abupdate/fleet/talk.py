@@ -198,8 +198,12 @@ class Talk:
     def _unacknowledged(self) -> bool:
         """Too few voters have answered this start for a vote."""
         site = self.site
-        answered = sum(peer.claim is not None for node, peer in site.peers.others.items() if node in site.membership.voters)
-        return answered + site.voter < site.membership.quorum
+        membership, others, answered = site.membership, site.peers.others, 0
+        for voter in membership.voters:
+            peer = others.get(voter)
+            if voter == site.me or (peer is not None and peer.claim is not None):
+                answered += 1
+        return answered < membership.quorum
 
     def _strangers(self) -> list[int]:
         """Peers whose status does not count yet although they are there, and that will not answer by themselves soon."""

@@ -55,9 +55,11 @@ class Voter:
     ballots: dict[tuple[Type, int, int, bytes], Ballot] = field(default_factory=dict)
     proposals: dict[int, Frame] = field(default_factory=dict)
     nexts: dict[bytes, Next] = field(default_factory=dict)
+    _by_entry: dict[bytes, Next] = field(default_factory=dict)
     height: Height = field(init=False)
     proposer: Callable[[int], int] = field(init=False)
     _candidate: tuple[int, Next | None] = (-1, None)
+    _room: tuple[int, int] = (-1, 0)
     _ripe_s: float | None = None
     _help_s: float | None = None
     _helped: int = -1
@@ -77,6 +79,7 @@ class Voter:
         self.ballots.clear()
         self.proposals.clear()
         self.nexts.clear()
+        self._by_entry.clear()
         self._judged.clear()
         self._candidate = (-1, None)
         self._ripe_s = self._help_s = None
@@ -119,8 +122,7 @@ class Voter:
         self._resend_s = _AT_ONCE_S
         for height, round_, entry in locks:
             if height == self.site.state.height + 1:
-                found = self.site.after(entries.parse(entry), entry)
-                self.nexts[found.value] = found
+                found = self._after(entries.parse(entry), entry)
                 self.height.restore_lock(round_, found.value)
 
     # -- what comes in
@@ -155,11 +157,10 @@ class Voter:
                 site.objects.want(thing, digest, one.source, site.now_s, pinned=True)
                 return
         try:
-            found = site.after(entry, data)
+            found = self._after(entry, data)
         except (KeyError, ValueError):
             # An entry that does not even fit to the state is not valid, whatever it is called.
             return
-        self.nexts[found.value] = found
         self.height.hear_proposal(round_, found.value, message.valid_round)
 
     def hear_vote(self, one: Frame, message: Vote, data: bytes) -> bool:
@@ -213,7 +214,7 @@ class Voter:
                 whole = len(releases) >= held or any(release.ending is not Ending.COMPLETE for release in releases)
                 wait_s = site.options.base_s
             case GrantEntry(_, grants):
-                whole = len(grants) >= room(site)
+                whole = len(grants) >= self._spare()
                 wait_s = 2 * _HELP * site.options.base_s
             case _:
                 return False
@@ -223,15 +224,27 @@ class Voter:
             self._ripe_s = site.now_s + wait_s
         return site.now_s < self._ripe_s
 
+    def _spare(self) -> int:
+        """How many nodes of the open plan could go down now; asked at every event, and the same as long as nothing new is known."""
+        if self._room[0] != self.site.version:
+            self._room = (self.site.version, room(self.site))
+        return self._room[1]
+
     def _find_candidate(self) -> Next | None:
         site = self.site
         for entry in candidate_entries(site):
             data = entries.pack(entry)
             if ledger.judge(site.state, site.membership, entry, site.archive).valid:
-                found = site.after(entry, data)
-                self.nexts[found.value] = found
-                return found
+                return self._after(entry, data)
         return None
+
+    def _after(self, entry: entries.Entry, data: bytes) -> Next:
+        """What an entry makes of this height's state: the same whenever it is asked. Raises as `Site.after` does."""
+        found = self._by_entry.get(data)
+        if found is None:
+            found = self.site.after(entry, data)
+            self._by_entry[data] = self.nexts[found.value] = found
+        return found
 
     def _held(self, found: Next) -> bool:
         """This node would rather not have it now."""
@@ -282,13 +295,13 @@ class Voter:
         site = self.site
         if not site.voter or self.stopped:
             return False
-        seen = site.peers.acknowledged(site.wire.boot, self.newest) & frozenset(site.membership.voters)
+        seen = site.peers.acknowledged(site.wire.boot, self.newest, site.membership.voters)
         return len(seen) >= site.membership.quorum - 1
 
     def turn(self) -> tuple[Next, Certificate] | None:
         """Do all that there is to do at this height; returns what was decided, when it was."""
         site = self.site
-        for round_ in list(self.proposals):
+        for round_ in [round_ for round_ in self.proposals if round_ not in self.height.proposals]:
             self._resolve(round_)
         may_vote = self.may_vote()
         while True:
@@ -405,9 +418,11 @@ class Voter:
     def help_proposer(self) -> None:
         """The proposer may lack a fact that this node has (it has forgotten all when it started again): say it, unless somebody does."""
         site, round_ = self.site, self.height.round
-        found = self.candidate() if self.may_vote() else None
+        # What costs least is asked first: this is done at every event.
+        settled = self._helped == round_ or round_ in self.proposals or self.proposer(round_) == site.me
+        found = self.candidate() if not settled and self.may_vote() else None
         digests = ledger.facts_of(site.state, found.entry) if found is not None else ()
-        if not 0 < len(digests) <= _HELP_FACTS or self._helped == round_ or round_ in self.proposals or self.proposer(round_) == site.me:
+        if not 0 < len(digests) <= _HELP_FACTS:
             self._help_s = None
             return
         if self._help_s is None:

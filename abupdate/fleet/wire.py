@@ -80,10 +80,10 @@ class Wire:
             self._seen.move_to_end(signature)
             return "duplicate"
         try:
-            one = frame.parse(data)
+            one = frame.finish(head, data)
         except Refused:
             return "malformed"
-        return one if self.seal.verify(member.key, signature, frame.signed(self.genesis, one)) else "signature"
+        return one if self.seal.verify(member.key, signature, frame.signed_here(self.genesis, head, data)) else "signature"
 
     def remember(self, signature: bytes, now_s: float) -> None:
         """The frame with this signature was taken in: whoever sends it again costs no signature's check."""

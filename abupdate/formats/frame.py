@@ -56,11 +56,13 @@ __all__ = [
     "Malformed",
     "content",
     "fact_digest",
+    "finish",
     "pack",
     "parse",
     "payload",
     "peek",
     "signed",
+    "signed_here",
 ]
 
 VERSION = 1
@@ -73,6 +75,7 @@ STATUS = frozenset({Type.POLL, Type.HELLO, Type.HELLO_ACK, Type.HEARTBEAT, Type.
 
 _FIRST = VERSION << 4
 _MIN_FRAME_BYTES = HEADER.size + CRC.size
+_TAIL_BYTES = SIGNATURE_BYTES + CRC.size
 _TAG_BYTES = 4
 _GENESIS_BYTES = 32
 _DOMAIN = b"abupdate frame 1\x00"
@@ -117,11 +120,15 @@ def pack(frame: Frame) -> bytes:
 
 def parse(data: bytes) -> Frame:
     """Decode a whole frame; its signature is not looked at. Raises Malformed."""
-    kind, source, to, tag, epoch, boot, seq, token = _header(data)
+    return finish(Head(*_header(data)), data)
+
+
+def finish(head: Head, data: bytes) -> Frame:
+    """Decode the rest of a frame whose header `peek` has read. Raises Malformed."""
     end = len(data) - CRC.size
-    middle = end if kind is Type.POLL else end - SIGNATURE_BYTES
-    message = payloads.decode(kind, data[HEADER.size : middle])
-    return Frame(kind, source, to, tag, epoch, boot, seq, message, data[middle:end], token)
+    middle = end if head.type is Type.POLL else end - SIGNATURE_BYTES
+    message = payloads.decode(head.type, data[HEADER.size : middle])
+    return Frame(head.type, head.source, head.to, head.tag, head.epoch, head.boot, head.seq, message, data[middle:end], head.token)
 
 
 def peek(data: bytes) -> Head | None:
@@ -170,6 +177,12 @@ def signed(genesis: bytes, frame: Frame) -> bytes:
     """What the author of a frame signed. One that carries the token was signed for everybody, before it had the token."""
     to = EVERYBODY if frame.token else frame.to
     return content(genesis, frame.type, frame.source, to, frame.epoch, payloads.encode(frame.message), frame.boot, frame.seq)
+
+
+def signed_here(genesis: bytes, head: Head, data: bytes) -> bytes:
+    """What the author of a frame with a signature signed, from its bytes: the same as `signed` gives, without encoding it anew."""
+    to = EVERYBODY if head.token else head.to
+    return content(genesis, head.type, head.source, to, head.epoch, data[HEADER.size : -_TAIL_BYTES], head.boot, head.seq)
 
 
 def fact_digest(type: Type, source: int, epoch: int, payload: bytes) -> bytes:

@@ -32,6 +32,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 from abupdate.errors import Refused
@@ -149,7 +150,13 @@ def parse(data: bytes) -> Order:
 
 def signers(order: Order, keys: Iterable[bytes]) -> frozenset[bytes]:
     """The raw keys out of `keys` that signed the order. Raises Refused where the signature by one of them is wrong."""
-    return signature.signers(order.signatures, keys, signature.message(Domain.ORDER, order.body))
+    return _signers(order.signatures, frozenset(keys), order.body)
+
+
+@lru_cache(maxsize=32)
+def _signers(signatures: tuple[Signature, ...], keys: frozenset[bytes], body: bytes) -> frozenset[bytes]:
+    """A site judges a waiting order again at every event that may make it the next entry; verifying it once is enough."""
+    return signature.signers(signatures, keys, signature.message(Domain.ORDER, body))
 
 
 def _records(order: Order) -> list[tuple[int, bytes]]:

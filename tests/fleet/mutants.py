@@ -134,8 +134,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "GRANT without SLOT_REQ",
         _LEDGER,
-        "SlotRequest(entry.plan, attempt)) for node, attempt in entry.grants]",
-        "SlotRequest(entry.plan, attempt)) for node, attempt in ()]",
+        "asked = ((node, SlotRequest(entry.plan, attempt)) for node, attempt in entry.grants)",
+        "asked = ((node, SlotRequest(entry.plan, attempt)) for node, attempt in ())",
         "a liar gives leases to nodes that never asked",
         "proposing",
         600,
@@ -262,7 +262,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "signatures not checked",
         "fleet/wire.py",
-        "        return one if self.seal.verify(member.key, signature, frame.signed(self.genesis, one)) else",
+        "        return one if self.seal.verify(member.key, signature, frame.signed_here(self.genesis, head, data)) else",
         "        return one if True else",
         "anybody speaks for everybody",
         "byzantine",

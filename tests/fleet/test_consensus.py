@@ -265,3 +265,16 @@ def test_patience_goes_on_growing_so_that_the_rounds_last_for_years() -> None:
     bench.votes(Type.PRECOMMIT, 5120, NOTHING, 1, 2, 3)
     assert bench.run() == []
     assert bench.height.wake_s == 660.0
+
+
+def test_a_decision_whose_entry_is_missing_wakes_nobody_until_something_comes_in() -> None:
+    bench = Bench()
+    bench.votes(Type.PREVOTE, 0, V, 1, 2, 3)
+    bench.run()
+    assert bench.height.wake_s is not None
+    bench.votes(Type.PRECOMMIT, 0, V, 1, 2, 3)
+    assert bench.run() == [Decide(0, V)]
+    bench.height.undecided(0)
+    assert bench.height.wake_s is None
+    bench.now_s += 100.0
+    assert bench.run() == [Decide(0, V)]

@@ -471,3 +471,12 @@ def test_a_fact_is_named_by_what_it_says_and_who_says_it() -> None:
 def test_the_tables_of_facts_and_status_are_those_of_the_design() -> None:
     assert {kind.name for kind in frame.STATUS} == {"POLL", "HELLO", "HELLO_ACK", "HEARTBEAT", "NACK", "CERT_REQ"}
     assert [int(kind) for kind in Type] == list(range(22))
+
+
+@given(fleetvalues.frames(tuple(kind for kind in Type if kind is not Type.POLL)))
+def test_what_was_signed_is_read_from_the_bytes_as_well(one: Frame) -> None:
+    data = frame.pack(one)
+    head = frame.peek(data)
+    assert head is not None
+    assert frame.finish(head, data) == one
+    assert frame.signed_here(GENESIS, head, data) == frame.signed(GENESIS, one)
