@@ -15,6 +15,8 @@ import abupdate
 from tests.fleet.campaign import Tally, campaign, one
 from tests.fleet.scenarios import KINDS
 
+_TOLD_EVERY = 1000
+
 
 def main() -> int:
     """Run and report."""
@@ -32,9 +34,18 @@ def main() -> int:
         result, told = one(options.seed, options.kind, shrunk=options.shrink)
         print(told)
         print(result)
-        return 1 if result.violation else 0
+        return 1 if result.violation or result.live is False else 0
     start_s = time.monotonic()
-    tallies = campaign(options.seed, options.schedules, options.kind, options.jobs, first_only=options.first)
+    so_far = Tally()
+
+    def heard(tallies: dict[str, Tally]) -> None:
+        nonlocal so_far
+        before, so_far = so_far, sum(tallies.values(), so_far)
+        print("".join(f"{failure}\n" for failure in so_far.failures[len(before.failures) :]), end="", file=sys.stderr, flush=True)
+        if so_far.schedules // _TOLD_EVERY > before.schedules // _TOLD_EVERY:
+            print(f"# {so_far.schedules} schedules, {time.monotonic() - start_s:.0f} s, {len(so_far.failures)} failures", flush=True)
+
+    tallies = campaign(options.seed, options.schedules, options.kind, options.jobs, first_only=options.first, heard=heard)
     report(tallies)
     total = sum(tallies.values(), Tally())
     print(f"{total.schedules} schedules, {time.monotonic() - start_s:.0f} s")
@@ -53,9 +64,6 @@ def report(tallies: dict[str, Tally]) -> None:
         )
     entries: Counter[str] = sum((Counter(tally.counts) for tally in tallies.values()), Counter())
     print("decided: " + ", ".join(f"{name} {count}" for name, count in sorted(entries.items())))
-    for tally in tallies.values():
-        for failure in tally.failures:
-            print(failure, file=sys.stderr)
 
 
 if __name__ == "__main__":

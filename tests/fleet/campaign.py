@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.fleet.scenarios import scenario
@@ -51,7 +52,10 @@ class Tally:
         self.counts.update(result.counts)
         if result.violation or result.live is False:
             what = result.violation or f"11: {result.why_not_live}"
-            self.failures.append(f"VIOLATION --kind {result.kind} --seed {result.seed}: {what}")
+            command = f"python -m tests.fleet --kind {result.kind} --seed {result.seed} --shrink"
+            self.failures.append(
+                f"VIOLATION --kind {result.kind} --seed {result.seed}: {what}\n    shown again, as small as it gets: {command}"
+            )
 
 
 def one(seed: int, kind: str | None, *, shrunk: bool = False) -> tuple[Result, str]:
@@ -86,14 +90,27 @@ def _chunk(task: tuple[int, int, str | None, bool]) -> dict[str, Tally]:
     return tallies
 
 
-def campaign(first: int, count: int, kind: str | None = None, jobs: int = 1, *, first_only: bool = False) -> dict[str, Tally]:
-    """The schedules of `count` seeds from `first` on, by kind. The numbers do not depend on `jobs`. first_only: up to the first failure."""
+def campaign(
+    first: int,
+    count: int,
+    kind: str | None = None,
+    jobs: int = 1,
+    *,
+    first_only: bool = False,
+    heard: Callable[[dict[str, Tally]], None] | None = None,
+) -> dict[str, Tally]:
+    """The schedules of `count` seeds from `first` on, by kind. The numbers do not depend on `jobs`. first_only: up to the first failure.
+
+    heard: is told what each few schedules came to, as soon as they are over.
+    """
     tasks = [(start, min(_CHUNK, first + count - start), kind, first_only) for start in range(first, first + count, _CHUNK)]
     total: dict[str, Tally] = {}
 
     def collect(tallies: dict[str, Tally]) -> None:
         for name, tally in tallies.items():
             total[name] = total.get(name, Tally()) + tally
+        if heard is not None:
+            heard(tallies)
 
     if jobs <= 1:
         for task in tasks:
