@@ -79,7 +79,8 @@ def _usb_parent(entry: Path) -> Iterator[Adapter]:
     for parent in (entry / "device").resolve(strict=True).parents:
         if (parent / "idVendor").exists():
             vendor, product = ((parent / name).read_text().strip().lower() for name in ("idVendor", "idProduct"))
-            serial = (parent / "serial").read_text().strip() if (parent / "serial").exists() else ""
+            # Whatever an adapter calls itself: one must not keep the daemon from looking at the others.
+            serial = (parent / "serial").read_text(errors="replace").strip() if (parent / "serial").exists() else ""
             yield Adapter(vendor, product, serial, _DEV / entry.name)
             return
 

@@ -225,6 +225,13 @@ def test_an_adapter_is_found_by_its_numbers(tmp_path: Path) -> None:
     assert find("usb:1a86:7523:A9", folder=folder) is None
 
 
+def test_an_adapter_whose_number_is_no_text_is_no_hindrance(tmp_path: Path) -> None:
+    folder = sysfs(tmp_path, ("ttyUSB0", "1a86", "7523", "x"), ("ttyUSB1", "0403", "6001", "A9"))
+    (tmp_path / "devices/usb1/1-0/serial").write_bytes(b"\xff\xfe\n")
+    assert find("usb:0403:6001:A9", folder=folder) == Path("/dev/ttyUSB1")
+    assert find("usb:1a86:7523", folder=folder) == Path("/dev/ttyUSB0")
+
+
 def test_of_several_adapters_the_first_is_taken_and_the_log_names_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = sysfs(tmp_path, ("ttyUSB4", "0403", "6001", "A9"), ("ttyUSB3", "0403", "6001", ""))
     with caplog.at_level(logging.WARNING, "abupdate"):
