@@ -194,7 +194,8 @@ class World:
 
     def _start(self, host: Host) -> None:
         """The node's processes start, from what their logs hold."""
-        if host.gone or not host.device.powered:
+        if host.gone or not host.device.powered or all(process.node is not None for process in host.processes):
+            # Two things may have ended it, and each starts it again; the clock of one that runs does not begin anew.
             return
         if host.tpm is not None:
             host.tpm += 1
