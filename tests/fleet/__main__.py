@@ -1,6 +1,7 @@
 """`python -m tests.fleet --schedules N --seed S [--kind K] [-j 2]`: many schedules; a line for each kind, each violation with its seed.
 
-`--trace` with `--schedules 1` prints the last steps of that schedule. Ends with 1 where an invariant is broken.
+`--trace` prints the last steps of the first one, `--shrink` those of the smallest part of it that still fails. Ends with 1 where an
+invariant is broken, or where something never occurred in a long run that it must show (occurring.py).
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import abupdate
 from tests.fleet.campaign import Tally, campaign, one
+from tests.fleet.occurring import ENOUGH, missing
 from tests.fleet.scenarios import KINDS
 
 _TOLD_EVERY = 1000
@@ -49,7 +50,10 @@ def main() -> int:
     report(tallies)
     total = sum(tallies.values(), Tally())
     print(f"{total.schedules} schedules, {time.monotonic() - start_s:.0f} s")
-    return 1 if total.failures else 0
+    never = missing(total.counts, total.faults) if total.schedules >= ENOUGH and options.kind is None else []
+    if never:
+        print(f"never occurred: {', '.join(never)}", file=sys.stderr)
+    return 1 if total.failures or never else 0
 
 
 def report(tallies: dict[str, Tally]) -> None:
@@ -62,8 +66,9 @@ def report(tallies: dict[str, Tally]) -> None:
             f"{kind:14}{tally.schedules:10}{tally.steps:10}{tally.decisions:10}{tally.grants:8}{tally.crashes:8}{tally.live:7}{tally.stuck:6}"
             f"{tally.moot:6}{tally.violations:11}{each_ms:9.0f}"
         )
-    entries: Counter[str] = sum((Counter(tally.counts) for tally in tallies.values()), Counter())
-    print("decided: " + ", ".join(f"{name} {count}" for name, count in sorted(entries.items())))
+    whole = sum(tallies.values(), Tally())
+    for what, counts in (("decided", whole.counts), ("faults", whole.faults)):
+        print(f"{what}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
 
 
 if __name__ == "__main__":

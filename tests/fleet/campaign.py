@@ -32,6 +32,7 @@ class Tally:
     violations: int = 0
     seconds: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     def __add__(self, other: Tally) -> Tally:
@@ -50,6 +51,7 @@ class Tally:
         self.violations += bool(result.violation)
         self.seconds += seconds
         self.counts.update(result.counts)
+        self.faults.update(result.faults)
         if result.violation or result.live is False:
             what = result.violation or f"11: {result.why_not_live}"
             command = f"python -m tests.fleet --kind {result.kind} --seed {result.seed} --shrink"

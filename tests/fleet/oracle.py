@@ -118,8 +118,9 @@ class Oracle:
     def take(self, entry: Entry) -> None:
         """The next height's entry. Raises Broken."""
         self.height += 1
-        name = type(entry).__name__.removesuffix("Entry").lower()
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self._note(type(entry).__name__.removesuffix("Entry").lower())
+        if len(self.membership.voters) < len(self.membership.members):
+            self._note("with learners")
         match entry:
             case OrderEntry() | LostEntry():
                 self._order(entry)
@@ -137,6 +138,9 @@ class Oracle:
             raise Broken(f"3: {why}")
         self._settle()
 
+    def _note(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+
     def _order(self, entry: OrderEntry | LostEntry) -> None:
         order = self.orders.get(entry.order)
         if order is None or not self.genuine(order):
@@ -148,6 +152,7 @@ class Oracle:
         if (order.kind is OrderKind.LOST) is not isinstance(entry, LostEntry):
             raise Broken("6: an order is committed as another kind")
         self.admin_seq = order.admin_seq
+        self._note(f"{order.kind.name}{' now' if order.now else ''}")
         plan = self.plan
         match order.kind:
             case OrderKind.UPDATE:
@@ -216,7 +221,11 @@ class Oracle:
             raise Broken("4: wave 0 goes one after another")
         if len(self.held) + len(entry.grants) > plan.order.width:
             raise Broken(f"3: {len(self.held) + len(entry.grants)} nodes down, the plan's width is {plan.order.width}")
+        if len(entry.grants) > 1:
+            self._note("several leases at once")
         for node, attempt in entry.grants:
+            if node not in self.membership.voters:
+                self._note("a lease of a learner")
             plan.grants[node] = attempt
             self.held[node] = Held(self.height, entry.plan, plan.back)
 
@@ -228,6 +237,7 @@ class Oracle:
             if why := self.spoke(release, held):
                 raise Broken(f"5: {why}")
             del self.held[release.node]
+            self._note(f"release {release.ending.name}")
             plan = self.plan
             if plan is not None and plan.order.id == held.plan:
                 self._ended(plan, release, held)
@@ -268,6 +278,8 @@ class Oracle:
         if fresh is None or fresh.epoch != self.membership.epoch + 1 or fresh.genesis != self.membership.genesis:
             raise Broken("8: a membership that does not follow is committed")
         remaining = {member.index for member in fresh.members}
+        if self.held:
+            self._note("an epoch begins while leases are held")
         self.held = {node: held for node, held in self.held.items() if node in remaining}
         self.membership = fresh
         self.pending, self.now = NOTHING, NOTHING
@@ -284,7 +296,9 @@ class Oracle:
             return
         if not plan.halted and self.troubles(plan) > plan.excused and (self.troubles(plan) >= plan.halt_at or not plan.wide):
             plan.halted = True
+            self._note("a plan halts")
             if plan.order.on_halt is OnHalt.ROLLBACK and not plan.back:
+                self._note("a plan turns back")
                 turned = Open(plan.order, set(plan.done), plan.order.halt_at, back=True, canaries=0, wide=True)
                 turned.grants = dict(plan.grants)
                 self.plan = plan = turned

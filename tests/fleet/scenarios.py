@@ -53,7 +53,7 @@ _SHAPES = (
     Shape(7, 2, stall_ok=True),
 )
 _WITH_LIARS = (Shape(4, 1, stall_ok=True), Shape(4, 1, stall_ok=True), Shape(5, 1), Shape(6, 1), Shape(6, 1), Shape(7, 2, stall_ok=True))
-_BIG = (Shape(10, 2), Shape(10, 0, min_up=6), Shape(16, 3))
+_BIG = (Shape(10, 2), Shape(10, 0, min_up=6), Shape(16, 3), Shape(18, 3, voters=16), Shape(17, 0, voters=16))
 _STORMS = (
     Weather((0.002, 0.3), loss=0.05),
     Weather((0.002, 0.8), loss=0.15, twice=0.1),

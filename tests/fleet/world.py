@@ -7,7 +7,7 @@ apart, so that leaving out one action changes little of the rest.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -64,7 +64,10 @@ _MAX_STEPS = 200_000
 
 @dataclass
 class Result:
-    """What a schedule came to. live: None where it could not be asked, else whether the site made progress after everything healed."""
+    """What a schedule came to. live: None where it could not be asked, else whether the site made progress after everything healed.
+
+    counts: what was decided, and what came of it (oracle.py). faults: what went wrong, or was done to the site.
+    """
 
     seed: int
     kind: str
@@ -77,6 +80,7 @@ class Result:
     violation: str = ""
     why_not_live: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 class World:
@@ -88,6 +92,7 @@ class World:
         self.steps = 0
         self.frames = 0
         self.crashes = 0
+        self.faults: Counter[str] = Counter()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._healed = False
@@ -102,6 +107,9 @@ class World:
         self._recovered = False
         self._waiting: list[tuple[str, int, bytes]] = []
         self._remembers = any(isinstance(action.deed, actions.Restore) for action in scenario.actions)
+        weather = scenario.weather
+        troubles = (("frames get lost", weather.loss), ("frames come twice", weather.twice), ("frames come late", weather.late))
+        self.faults.update(name for name, probability in troubles if probability)
         nodes = range(scenario.shape.nodes)
         keys = {node: self.vault.make_key(f"node {node}") for node in nodes}
         membership = self.authority.found(scenario.shape, keys)
@@ -173,6 +181,7 @@ class World:
             host.tpm = 0
         if behaviours:
             host.behaviours = tuple(BEHAVIOURS[name]() for name in behaviours)
+            self.faults.update(behaviours)
             host.liar = Liar(
                 index,
                 host.seal,
@@ -202,6 +211,7 @@ class World:
         origin_s = self._random.uniform(0.0, 10.0)
         if self.scenario.wild_clocks and not self._healed:
             origin_s = self._random.choice((0.0, 3 * YEAR_S, 50 * YEAR_S))
+            self.faults["a clock that is off by years"] += origin_s > 0.0
         host.clock.restart(self.now_s, origin_s)
         for process in host.processes:
             if process.node is not None:
@@ -341,12 +351,16 @@ class World:
 
     def _crashed(self, host: Host, process: Process) -> None:
         self.crashes += 1
+        self.faults["crash at a log write"] += 1
         power = process.crash_power if process.crash_at == 0 else self._crash.random() < 0.3
         process.crash_at = None
         self.trace.append((self.now_s, str(host.index), "CRASH at a Persist", "power cut" if power else "process"))
         self._kill(host, power=power, back_s=self._crash.uniform(0.2, 6.0))
 
     def _kill(self, host: Host, *, power: bool, back_s: float | None) -> None:
+        self.faults["power cut" if power else "process ends"] += 1
+        if host.index in self.oracle.held:
+            self.faults["goes down unasked under a lease"] += 1
         if power:
             host.device.power_cut()
             if back_s is not None:
@@ -488,6 +502,7 @@ class World:
     def do(self, deed: actions.Deed) -> None:
         """Carry one out."""
         self.trace.append((self.now_s, "", deed, ""))
+        self.faults[type(deed).__name__] += 1
         match deed:
             case actions.Propose():
                 self._propose(deed)
@@ -499,7 +514,7 @@ class World:
                 barred = frozenset({deed.node})
                 self.submit(lambda rules, seq: self.authority.order(rules, OrderKind.EVICT, seq, nodes=barred, reason="old"))
             case actions.Lose():
-                self._lose(deed)
+                self._lose(deed, 20)
             case actions.Strike():
                 self._strike(deed.back_s, 40)
             case actions.Split():
@@ -570,6 +585,8 @@ class World:
         self._end(host)
         kept = {data for kind, data in main.copy if kind is RecordKind.VOTE}
         self.witness.restored(host.index, {data[-68:-4] for kind, data in main.log if kind is RecordKind.VOTE and data not in kept})
+        found_out = self.witness.subjects[host.index].found_out
+        self.faults["an older log that others can tell" if found_out else "an older log"] += 1
         main.log[:] = main.copy
         host.restored = True
         self.later(1.0, lambda: self._start(host))
@@ -650,11 +667,13 @@ class World:
 
         self.submit(make, tries=0 if deed.underhand else 3)
 
-    def _lose(self, deed: actions.Lose) -> None:
+    def _lose(self, deed: actions.Lose, tries: int) -> None:
         index = deed.node
         if index is None:
             away = [node for node in self.oracle.held if node in self.hosts and self.hosts[node].main.node is None]
             if not away:
+                if tries and not self._healed:
+                    self.later(1.0, lambda: self._lose(deed, tries - 1))
                 return
             index = min(away, key=lambda node: self.oracle.held[node].lease)
         lost = frozenset({index})
@@ -691,6 +710,7 @@ class World:
         if self._recovered or any(not host.honest for host in self.hosts.values()):
             return
         self._recovered = True
+        self.faults["a recovery with held leases" if oracle.held else "a recovery"] += 1
         held = {node: held.lease for node, held in oracle.held.items()}
         keys = {node: self.vault.make_key(f"node {node} after the recovery") for node in old.by_index}
         fresh = self.authority.recover(old, [replace(one, key=keys[one.index]) for one in old.members], oracle.height, held)
@@ -742,7 +762,7 @@ class World:
 
             result.violation = f"the core raises {error!r}\n{''.join(traceback.format_exception(error)[-6:])}"
         result.steps, result.frames, result.crashes = self.steps, self.frames, self.crashes
-        result.counts = dict(self.oracle.counts)
+        result.counts, result.faults = dict(self.oracle.counts), dict(self.faults)
         result.decisions, result.grants = self.witness.decisions, self.oracle.counts.get("grant", 0)
         return result
 
