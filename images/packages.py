@@ -118,9 +118,11 @@ def unpack_kernel(cache: Cache, packages: Path) -> Path:
 
 
 def _requirements() -> list[str]:
+    """The core's, and what a member of a site on a serial line needs."""
     import tomllib
 
-    return list(tomllib.loads((TREE / "pyproject.toml").read_text())["project"]["dependencies"])
+    project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["fleet"]]
 
 
 def install_dependencies(cache: Cache) -> Path:

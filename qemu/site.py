@@ -1,4 +1,4 @@
-"""A site of emulated devices on one LAN, enrolled as a user enrols real ones, and the evidence from outside of what they did.
+"""A site of emulated devices on one LAN or one serial bus, enrolled as a user enrols real ones, and what was seen of it from outside.
 
 The harness believes no device: who was up is told by power (starts, resets, boots on the console) and by heartbeats on the wire.
 """
@@ -18,15 +18,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from qemu.cables import Cables
 from qemu.console import ConsoleError
 from qemu.device import BOOT_WORD, DEVICES, IMAGES, TREE, Device, Ran
 from qemu.lan import Hub
+from qemu.serialbus import SerialBus
 
 KEYS = TREE / ".cache/images/keys"
 HEARTBEAT_S = 3
+LAN = 'udp_interface = "eth0"'
+LINE = 'serial_device = "/dev/ttyS0"\nserial_turnaround_ms = 5'
 SITE_CONFIG = """\
 [fleet]
-udp_interface = "eth0"
+{medium}
 hooks = "/data/site"
 [health]
 dir = "/data/site/health.d"
@@ -59,7 +63,8 @@ class Site:
     """Devices n0, n1, ... on one LAN; `start` boots them all and enrols them where they are not. Use it as a context manager.
 
     numbers: lines of site.toml (faults, min_up...). config: the devices' fragment of the configuration. memory_mib: of each.
-    others: ports of the LAN beyond theirs, for members that are no emulated devices (cable.py).
+    others: ports of the LAN beyond theirs, for members that are no emulated devices (cable.py). noise: instead of a LAN they have a
+    serial bus of 115200 baud on which this share of the bytes comes out wrong.
     """
 
     def __init__(
@@ -71,16 +76,18 @@ class Site:
         memory_mib: int = 320,
         images: Path = IMAGES,
         others: int = 0,
+        noise: float | None = None,
     ) -> None:
         self._count = count
         self._ports = count + others
         self._numbers = numbers or f"min_up = {count - 1}\n"
-        self._config = config
+        self._config = config.format(medium=LAN if noise is None else LINE)
+        self._noise = noise
         self._memory_mib = memory_mib
         self._images = images
         self._stack = ExitStack()
         self.folder = Path()
-        self.hub = Hub(Path(), 0)
+        self.hub: Cables = Hub(Path(), 0)
         self.devices: list[Device] = []
         self.power: list[tuple[float, int, str]] = []
 
@@ -88,13 +95,22 @@ class Site:
         DEVICES.mkdir(parents=True, exist_ok=True)
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="site-", dir=DEVICES)))
         sockets = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="abu-lan-")))
-        self.hub = self._stack.enter_context(Hub(sockets, self._ports))
+        if self._noise is None:
+            self.hub = self._stack.enter_context(Hub(sockets, self._ports))
+        else:
+            self.hub = self._stack.enter_context(SerialBus(sockets, self._ports, noise=self._noise))
         for number in range(self._count):
-            lan = ["-netdev", f"stream,id=lan,server=off,addr.type=unix,addr.path={self.hub.path(number)}"]
-            lan += ["-device", f"virtio-net-pci,netdev=lan,mac=52:54:00:ab:00:{number:02x},romfile="]
-            folder = self.folder / f"n{number}"
-            self.devices.append(self._stack.enter_context(Device(folder, images=self._images, memory_mib=self._memory_mib, extra=lan)))
+            folder, cable = self.folder / f"n{number}", self._cable(number)
+            self.devices.append(self._stack.enter_context(Device(folder, images=self._images, memory_mib=self._memory_mib, extra=cable)))
         return self
+
+    def _cable(self, number: int) -> list[str]:
+        """QEMU's words for a device's connection to the hub."""
+        path = self.hub.path(number)
+        if self._noise is not None:
+            return ["-chardev", f"socket,id=bus,path={path},reconnect=1", "-device", "pci-serial,chardev=bus"]
+        lan = ["-netdev", f"stream,id=lan,server=off,addr.type=unix,addr.path={path}"]
+        return [*lan, "-device", f"virtio-net-pci,netdev=lan,mac=52:54:00:ab:00:{number:02x},romfile="]
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
@@ -121,7 +137,8 @@ class Site:
             coded = base64.b64encode(self._config.encode()).decode()
             folders = "/data/site/config.d /data/site/health.d"
             device.check(f"mkdir -p {folders}; chmod 700 {folders}; echo {coded} | base64 -d >/data/site/config.d/fleet.toml")
-            device.check(f"echo 192.0.2.{number + 1}/24 >/data/site/address; . /etc/init.d/site")
+            address = f"echo 192.0.2.{number + 1}/24 >/data/site/address; " if self._noise is None else ""
+            device.check(f"{address}. /etc/init.d/site")
             return str(json.loads(device.check("abupdate --json fleet join", JOIN_TIMEOUT_S))["key"])
 
         self._enrol([*self.each(boot), *keys])

@@ -14,7 +14,7 @@ import pytest
 
 from abupdate.formats import frame
 from abupdate.formats.messages import Type, Vote
-from qemu.lan import Heard
+from qemu.cables import Heard
 from qemu.site import SITE_CONFIG, Site
 from tests.localsite import AGENT, LIAR, agreed, ended
 from tests.qemu.neighbours import Neighbour
