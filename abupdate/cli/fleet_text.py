@@ -7,7 +7,7 @@ from typing import Any
 
 # Enough of an id to name it; verbs take it as well.
 SHORT = 12
-_HEADINGS = ("NODE", "STATE", "HEIGHT", "PHASE", "RUNS", "LEASE")
+_HEADINGS = ("NODE", "STATE", "HEIGHT", "PHASE", "RUNS", "LEASE", "ADDRESS")
 
 
 def status(document: Mapping[str, Any]) -> str:
@@ -59,7 +59,9 @@ def _member(member: Mapping[str, Any]) -> tuple[str, ...]:
     else:
         state = "trial" if member["trial"] else "ok" if member["healthy"] else "ill"
     held = f"{lease['lease']} ({age(lease['age_s'])})" if lease else "-"
-    return (member["name"], state, str(member["height"]), member["phase"], member["bundle"][:SHORT] or "-", held)
+    # Zeros: it runs what no bundle has brought.
+    runs = member["bundle"][:SHORT] if member["bundle"].strip("0") else "-"
+    return (member["name"], state, str(member["height"]), member["phase"], runs, held, member["address"] or "-")
 
 
 def _remarks(member: Mapping[str, Any] | None) -> str:

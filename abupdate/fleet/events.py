@@ -65,7 +65,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Bytes of one frame (without COBS). address: where it came from, for limits only."""
+    """Bytes of one frame (without COBS). address: where it came from, for limits and for people."""
 
     data: bytes
     address: str = ""

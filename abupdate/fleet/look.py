@@ -45,6 +45,7 @@ def look(site: Site, voter: Voter, own: Own) -> View:
         me=site.me,
         height=state.height,
         round=voter.height.round,
+        undecided_s=voter.undecided_s,
         members={member.index: _seen(site, own, member.index) for member in membership.members},
         leases=tuple(_lease(site, own, node) for node in sorted(state.leases)),
         plan=_plan(site),
@@ -77,11 +78,11 @@ def _seen(site: Site, own: Own, node: int) -> Seen:
     peer = site.peers.others.get(node)
     if peer is None or peer.beat is None or peer.heard_s is None:
         return Seen(None)
-    return _from(site.now_s - peer.heard_s, peer.beat, _word(site, node))
+    return _from(site.now_s - peer.heard_s, peer.beat, _word(site, node), peer.address)
 
 
-def _from(age_s: float, beat: Heartbeat, reason: str) -> Seen:
-    return Seen(age_s, beat.height, beat.stage, reason, beat.healthy, beat.trial, beat.stopped, beat.bundle, beat.doubts)
+def _from(age_s: float, beat: Heartbeat, reason: str, address: str = "") -> Seen:
+    return Seen(age_s, beat.height, beat.stage, reason, beat.healthy, beat.trial, beat.stopped, beat.bundle, beat.doubts, address)
 
 
 def _word(site: Site, node: int) -> str:

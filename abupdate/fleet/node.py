@@ -136,7 +136,7 @@ class Node:
             case Start():
                 self._start(event)
             case Received():
-                if not self._receive(event.data) and now_s < self.wake_s:
+                if not self._receive(event.data, event.address) and now_s < self.wake_s:
                     return tuple(site.out)
             case Tick():
                 pass
@@ -201,7 +201,7 @@ class Node:
 
     # -- frames
 
-    def _receive(self, data: bytes) -> bool:
+    def _receive(self, data: bytes, address: str) -> bool:
         """A frame from outside; False where nothing that this node does can depend on it now."""
         site = self._site
         one = site.wire.open(data, site.membership, site.known, site.now_s)
@@ -214,7 +214,7 @@ class Node:
         if one.source == site.me:
             self._recognise(one)
         elif one.type in frame.STATUS:
-            return self._status(one)
+            return self._status(one, address)
         elif isinstance(one.message, Fragment):
             return self._fragment(one.source, one.message)
         elif isinstance(one.message, Vote) and one.message.height <= site.state.height:
@@ -260,7 +260,7 @@ class Node:
         now = site.membership.by_index.get(one.source)
         return then is not None and now is not None and then.key == now.key
 
-    def _status(self, one: Frame) -> bool:
+    def _status(self, one: Frame, address: str) -> bool:
         """True where more than a peer's heartbeat was learned."""
         site, message = self._site, one.message
         peer = site.peers.others.get(one.source)
@@ -290,7 +290,7 @@ class Node:
         for_me = one.to in (site.me, EVERYBODY)
         match message:
             case Heartbeat():
-                peer.heard_s, peer.beat = site.now_s, message
+                peer.heard_s, peer.beat, peer.address = site.now_s, message, address
                 self._catchup.notice(one.source, message.height)
                 return message.height > site.state.height
             case Nack() if for_me:

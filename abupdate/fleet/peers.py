@@ -23,7 +23,7 @@ def position(height: int, round_: int, kind: Type) -> Position:
 @dataclass(slots=True)
 class Peer:
     """One other node. fresh: its status counts: it has echoed this start's nonce, or tells of what came after this start.
-    noticed: status of it was heard, fresh or not. heard_s: when its last fresh heartbeat came, None: never.
+    noticed: status of it was heard, fresh or not. heard_s: when its last fresh heartbeat came, None: never. address: where that came from.
 
     vote: its newest vote that was seen and that vote's frame. claim: what its last echo said of this node.
     """
@@ -33,6 +33,7 @@ class Peer:
     boot: int = 0
     seq: int = 0
     heard_s: float | None = None
+    address: str = ""
     beat: Heartbeat | None = None
     newest: Position = ORIGIN
     vote: bytes = b""

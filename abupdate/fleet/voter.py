@@ -61,6 +61,7 @@ class Voter:
     _candidate: tuple[int, Next | None] = (-1, None)
     _room: tuple[int, int] = (-1, 0)
     _ripe_s: float | None = None
+    _wanted_s: float | None = None
     _help_s: float | None = None
     _helped: int = -1
     _judged: dict[bytes, tuple[int, Validity]] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Voter:
         self._by_entry.clear()
         self._judged.clear()
         self._candidate = (-1, None)
-        self._ripe_s = self._help_s = None
+        self._ripe_s = self._wanted_s = self._help_s = None
         self._helped = -1
         self._resends = 0
         self._resend_s = 0.0
@@ -199,8 +200,17 @@ class Voter:
             self._candidate = (version, self._find_candidate())
         found = self._candidate[1]
         if found is not None and (self._held(found) or self._early(found)):
-            return None
+            found = None
+        if found is None:
+            self._wanted_s = None
+        elif self._wanted_s is None:
+            self._wanted_s = self.site.now_s
         return found
+
+    @property
+    def undecided_s(self) -> float | None:
+        """For how long there has been something to agree on at this height, None: there is nothing."""
+        return None if self._wanted_s is None else self.site.now_s - self._wanted_s
 
     def _early(self, found: Next) -> bool:
         """More nodes may be named by it soon. One height for all of them costs the site one height.

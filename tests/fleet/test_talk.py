@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from abupdate.fleet.events import Received, Send, Start, Tick
+from abupdate.fleet.events import Received, Send, Start, Submitted, Tick
 from abupdate.fleet.identity import Identity
 from abupdate.fleet.node import Node
 from abupdate.fleet.ring import with_token
@@ -13,6 +13,7 @@ from abupdate.fleet.state import Plan
 from abupdate.formats import frame
 from abupdate.formats.messages import (
     EVERYBODY,
+    NOTHING,
     Echo,
     Frame,
     Heartbeat,
@@ -23,6 +24,7 @@ from abupdate.formats.messages import (
     Type,
     Vote,
 )
+from abupdate.formats.order import OrderKind
 from tests.fleet import sitekit
 
 NONCE = 77
@@ -54,7 +56,12 @@ class Bench:
         signature = sitekit.node_key(source).private.sign(content)
         one = Frame(kind, source, to, self.membership.genesis[:4], 1, boot, self.seqs[source], message, signature)
         data = frame.pack(one)
-        self._carry(self.node.handle(Received(data if token is None else with_token(data, token)), self.now_s))
+        data = data if token is None else with_token(data, token)
+        self._carry(self.node.handle(Received(data, f"192.0.2.{source + 1}"), self.now_s))
+
+    def hand_in(self, order: bytes) -> None:
+        """An order that an admin brings to this node."""
+        self._carry(self.node.handle(Submitted(order), self.now_s))
 
     def wait(self, seconds: float) -> list[Frame]:
         """Let time pass, as the daemon does; what the node has said since the last time."""
@@ -78,6 +85,18 @@ class Bench:
 
     def sees(self, node: int) -> bool:
         return self.node.view().members[node].age_s is not None
+
+
+def test_a_node_tells_where_its_peers_are_heard_from_and_for_how_long_nothing_is_agreed() -> None:
+    bench = Bench()
+    bench.ack(1, 2, 3)
+    bench.beat(1, 0)
+    bench.node.handle(Received(b"garbage", "192.0.2.66"), bench.now_s)
+    assert [seen.address for _, seen in sorted(bench.node.view().members.items())] == ["", "192.0.2.2", "", ""]
+    assert bench.node.view().undecided_s is None
+    bench.hand_in(sitekit.order_file(bench.membership, OrderKind.PAUSE, target=NOTHING, reason="lunch"))
+    bench.wait(60.0)
+    assert bench.node.view().undecided_s == 60.0
 
 
 def answered(said: list[Frame]) -> list[list[int]]:
