@@ -36,8 +36,10 @@ from abupdate.operations.standing import standing
 
 ACTING = "acting"
 _ACTING_AGAIN_S = 1.0
-# Patience with a round of the agreement: a bus carries a frame in 10 ms, not in one.
+# Patience with a round of the agreement. On a bus of 115200 baud a vote and what lies between two of them take 14 ms; on a slower one
+# all that a round needs takes as much longer.
 _LAN_S, _SERIAL_S = 1.0, 4.0
+_VOTE_BITS, _VOTE_S = 1270, 0.014
 _HOOK_PROGRAMS = 8
 
 
@@ -101,7 +103,15 @@ def _note_start(outside: TpmFloor | None, boot: int) -> None:
 
 
 def _options(fleet: FleetSettings) -> Options:
-    return Options(base_s=_SERIAL_S if fleet.serial_device else _LAN_S, approve=fleet.approve == "auto")
+    return Options(base_s=patience_s(fleet), approve=fleet.approve == "auto")
+
+
+def patience_s(fleet: FleetSettings) -> float:
+    """How long this node waits for the first round of an agreement before it tries another one."""
+    if not fleet.serial_device:
+        return _LAN_S
+    vote_s = _VOTE_BITS / fleet.serial_baud + fleet.serial_turnaround_ms / 1000
+    return _SERIAL_S * max(1.0, vote_s / _VOTE_S)
 
 
 def _boottime_s() -> float:

@@ -17,7 +17,7 @@ from abupdate.devices.thisboot import kernel_argument
 from abupdate.errors import AbupdateError
 from abupdate.health.programs import find_programs
 from abupdate.operations.board import Board, observe
-from abupdate.operations.doctor import Finding, Grade, check_floor, check_state, fix, run_checks
+from abupdate.operations.doctor import Check, Finding, Grade, check_floor, check_state, fix, run_checks
 from abupdate.operations.keyring import observe as observe_keyring
 
 
@@ -42,6 +42,7 @@ def doctor(options: Namespace) -> int:
             ("encryption", lambda: _encryption(settings)),
             ("watchdog", lambda: _watchdog(settings)),
             ("health", lambda: _health(settings)),
+            *_site(settings),
             ("devices", _devices),
         ]
     )
@@ -178,6 +179,15 @@ def _health(settings: Settings) -> Iterable[Finding]:
     else:
         hint = "an update that boots and does nothing would be confirmed"
         yield Finding(Grade.WARN, "health", f"no health programs in {settings.health.dir}", hint)
+
+
+def _site(settings: Settings) -> list[tuple[str, Check]]:
+    if settings.fleet is None:
+        return []
+    # Late: most devices are no member of a site.
+    from abupdate.cli import doctor_fleet
+
+    return doctor_fleet.checks(settings)
 
 
 def _devices() -> Iterable[Finding]:

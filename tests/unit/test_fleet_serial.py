@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from abupdate.fleet.control import AskMetrics, ask
+from abupdate.fleetsettings import FleetSettings
+from abupdate.fleetwiring import patience_s
 from tests.fleet.ptybus import running_hub
 from tests.localsite import Member, local_site
 from tests.workstation import Kit
+
+
+@pytest.mark.parametrize(
+    ("settings", "least", "most"),
+    [
+        (FleetSettings(udp_interface="eth0"), 1, 1),
+        (FleetSettings(serial_device="/dev/ttyS1"), 4, 4.05),
+        (FleetSettings(serial_device="/dev/ttyS1", udp_interface="eth0", serial_baud=4_000_000), 4, 4),
+        (FleetSettings(serial_device="/dev/ttyS1", serial_baud=9600), 38, 39),
+        (FleetSettings(serial_device="/dev/ttyS1", serial_turnaround_ms=100), 31, 32),
+    ],
+)
+def test_patience_with_a_round_grows_with_what_a_vote_takes_on_the_line(settings: FleetSettings, least: float, most: float) -> None:
+    assert least <= patience_s(settings) <= most
 
 
 def in_touch(members: list[Member]) -> bool:

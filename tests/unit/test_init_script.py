@@ -1,4 +1,4 @@
-"""The init script, run for real in namespaces of its own, with an agent and a `reboot` that write down what they are asked."""
+"""The init scripts, run for real in namespaces of its own, with an agent and a `reboot` that write down what they are asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from tests.workstation import ROOT
 
 SCRIPT = ROOT / "images/debian/abupdate.init"
+FLEET = ROOT / "images/debian/abupdate-fleet.init"
 # /run and /proc/cmdline are the test's own; every process ends with the first one.
 ENTER = """
 set -e
@@ -36,7 +37,7 @@ until_gone() {
 		sleep
 	done
 }
-""".replace("SCRIPT", str(SCRIPT))
+"""
 SLEEP = "#!/bin/sh\nexec /bin/sleep 0.02\n"
 REBOOT = '#!/bin/sh\necho "reboot $*" >>said\n'
 STAYS = """#!/bin/sh
@@ -47,14 +48,27 @@ CONFIRMED
 """
 
 
-def told(folder: Path, cmdline: str, story: str, *, trial: str = "exit 0", confirmed: str = "while :; do sleep; done") -> list[str]:
+def told(
+    folder: Path, cmdline: str, story: str, *, trial: str = "exit 0", confirmed: str = "while :; do sleep; done", script: Path = SCRIPT
+) -> list[str]:
     """What agent and `reboot` were asked for while the story was told; trial, confirmed: what the agent does then."""
     (folder / "cmdline").write_text(cmdline)
     (folder / "said").touch()
     for name, text in (("sleep", SLEEP), ("reboot", REBOOT), ("agent", STAYS.replace("TRIAL", trial).replace("CONFIRMED", confirmed))):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER + story, "sh", str(folder)]
+    command = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "sh",
+        "-c",
+        ENTER.replace("SCRIPT", str(script)) + story,
+        "sh",
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return (folder / "said").read_text().splitlines()
@@ -88,3 +102,17 @@ def test_on_a_confirmed_slot_it_is_started_as_often_as_it_dies_and_nothing_reboo
 
 def test_words_that_it_does_not_know(tmp_path: Path) -> None:
     assert told(tmp_path, TRIAL, "code=0; script reload || code=$?; [ $code = 2 ]") == []
+
+
+def test_the_fleet_daemon_is_started_as_often_as_it_dies_and_ends_with_the_script(tmp_path: Path) -> None:
+    story = "script start; until_said 'agent -v fleet daemon' 4; script start; script status; script stop; until_gone"
+    assert set(told(tmp_path, "quiet\n", story, confirmed="exit 1", script=FLEET)) == {"agent -v fleet daemon"}
+    (tmp_path / "said").unlink()
+    story = "script start; until_said 'agent -v fleet daemon'; script stop; until_said ended; until_gone"
+    assert told(tmp_path, "quiet\n", story, script=FLEET) == ["agent -v fleet daemon", "ended"]
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_a_device_that_is_in_no_site_has_no_fleet_daemon(tmp_path: Path, code: int) -> None:
+    story = "script start; until_said 'agent -v fleet daemon'; until_gone"
+    assert told(tmp_path, "quiet\n", story, confirmed=f"exit {code}", script=FLEET) == ["agent -v fleet daemon"]
