@@ -176,7 +176,7 @@ def _recover(folder: Path, data: bytes, found: Membership, before: Membership | 
 
 def leave(folder: Path, files: Files = LINUX) -> None:
     """Take this device out of its site: membership, log and key are put aside (*.old). Raises Busy while the daemon runs, Failed."""
-    # The key goes first: one that is in no membership votes nowhere.
+    # Log and key go first: no daemon starts with a membership that does not name its key.
     identity.start_anew(folder, files)
     try:
         with suppress(FileNotFoundError):
