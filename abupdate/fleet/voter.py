@@ -21,7 +21,6 @@ from abupdate.fleet.site import Next, Site
 from abupdate.formats import entries, evidence, frame
 from abupdate.formats.certificate import Certificate
 from abupdate.formats.entries import Ending, GrantEntry, ReleaseEntry
-from abupdate.formats.evidence import Evidence
 from abupdate.formats.messages import Frame, Proposal, Thing, Type, Vote
 
 _INLINE = 120
@@ -188,7 +187,7 @@ class Voter:
         self.equivocators.add(liar)
         site = self.site
         site.alarm(f"node {liar} has voted twice in one step: its key is in two hands, or it lies")
-        proof = evidence.pack(Evidence(*sorted((first, second))))
+        proof = evidence.pack(evidence.between(first, second))
         site.announce(Type.EVIDENCE, Thing.EVIDENCE, site.archive.add_loose(proof), proof)
 
     # -- what this node thinks

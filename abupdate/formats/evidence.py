@@ -6,11 +6,11 @@ that the author signed both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from abupdate.errors import Refused
 from abupdate.formats import frame
-from abupdate.formats.messages import Frame, Vote
+from abupdate.formats.messages import EVERYBODY, Frame, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,16 @@ class Evidence:
 
     first: bytes
     second: bytes
+
+
+def between(one: bytes, other: bytes) -> Evidence:
+    """The evidence of two votes as they were heard. Raises Malformed where one is no frame.
+
+    What a relayer puts into a header (receiver, boot, seq, token) is not signed in a vote: it is left out, so that the same two votes give
+    the same evidence whoever heard them, and one digest goes round the site.
+    """
+    plain = (replace(frame.parse(data), to=EVERYBODY, boot=0, seq=0, token=False) for data in (one, other))
+    return Evidence(*sorted(frame.pack(vote) for vote in plain))
 
 
 def pack(evidence: Evidence) -> bytes:

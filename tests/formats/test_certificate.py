@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +112,28 @@ def vote(value: bytes = HASH, kind: Type = Type.PREVOTE, height: int = 7, number
     """A vote's frame."""
     one = Frame(kind, 3, EVERYBODY, b"site", 1, 5, 77, Vote(height, number, value), SIGNATURE)
     return frame.pack(replace(one, **header))
+
+
+def test_the_same_two_votes_give_the_same_evidence_whoever_heard_them_and_in_whatever_order() -> None:
+    other = bytes(32)
+    first = evidence.pack(evidence.between(vote(), vote(other)))
+    second = evidence.pack(evidence.between(vote(other, to=2, boot=9, seq=1, token=True), vote(to=4, boot=6, seq=2**32 - 1)))
+    assert first == second
+    both = [frame.parse(data) for data in (evidence.parse(first).first, evidence.parse(first).second)]
+    assert {(one.to, one.boot, one.seq, one.token) for one in both} == {(EVERYBODY, 0, 0, False)}
+
+
+@given(st.integers(0, 255), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.booleans())
+def test_votes_in_evidence_are_still_signed_by_whom_it_accuses(to: int, boot: int, seq: int, token: bool) -> None:
+    private = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    heard = []
+    for value in (HASH, bytes(32)):
+        one = frame.parse(vote(value, to=to, boot=boot, seq=seq, token=token))
+        heard.append(frame.pack(replace(one, signature=private.sign(frame.signed(HASH, one)))))
+    found = evidence.between(*heard)
+    for data in (found.first, found.second):
+        one = frame.parse(data)
+        private.public_key().verify(one.signature, frame.signed(HASH, one))
 
 
 @given(fleetvalues.evidences())
