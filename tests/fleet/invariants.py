@@ -1,6 +1,19 @@
 """The twelve invariants of fleet.md, judged from outside: by what honest nodes sign, by what is decided, and by what devices really do.
 
-Every check costs little, so that all of them are made at every step. One that fails raises `Violation` with the number of the invariant.
+Every check costs little, so that all of them are made at every step. One that fails raises `Violation` with the number of the invariant:
+
+    1 agreement                                     Witness.decided, adopted, _quorum
+    2 one vote for each step, over restarts         Witness.sent, _vote
+    3 held and lost within all budgets              oracle.Oracle.take, _grant (width), _reconfig
+    4 who goes down on purpose holds a lease        Witness.going_down; oracle.Oracle._grant
+    5 no lease ends without its holder's word       Witness._word, going_down, booted, spoke; oracle.Oracle._release
+    6 what boots was in a committed plan            Witness.booted, _approve; oracle.Oracle._order, _plan (devices have no floor here)
+    7 COMPLETE after the slot is confirmed          Witness._complete
+    8 counters never fall                           Witness.sent, decided, adopted; oracle.Oracle._order, _reconfig
+    9 no grant past n-Q+1 paused voters             Witness._held_back; oracle.Oracle._grant (once the PAUSE is decided)
+    10 safety under any clock                       all of these, in schedules whose clocks jump and go wrong (kind `skewed`, and others)
+    11 progress after healing                       progress.Progress
+    12 evidence names real equivocators only        Witness.accused
 """
 
 from __future__ import annotations
@@ -285,7 +298,8 @@ class Witness:
         if subject is None or not subject.honest or why in (Why.FALLBACK, Why.POWER):
             return
         if why is Why.NOW:
-            if not self.oracle.ever_now and not any(order.now for order in self.orders.values()):
+            orders = (order for order in self.orders.values() if order.now and self.oracle.genuine(order))
+            if not any(not order.nodes or node in order.nodes for order in orders):
                 raise Violation(f"4: node {node} goes back at once and nobody ordered it")
             return
         held = self.oracle.held.get(node)
