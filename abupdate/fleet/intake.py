@@ -83,11 +83,11 @@ class Intake:
         site.objects.forget(fresh.digest)
         site.version += 1
 
-    def announced(self, one: Frame, message: Announce) -> None:
-        """A peer has an object."""
+    def announced(self, one: Frame, message: Announce) -> bool:
+        """A peer has an object; True where it is wanted here."""
         site, thing, digest = self.site, message.thing, message.digest
         if message.size_bytes > MAX_OBJECT_BYTES:
-            return
+            return False
         if thing is Thing.ORDER:
             wanted = site.archive.order(digest) is None
         elif thing is Thing.MEMBERSHIP:
@@ -100,6 +100,7 @@ class Intake:
             wanted = thing is Thing.EVIDENCE and site.archive.loose(digest) is None
         if wanted:
             site.objects.want(thing, digest, one.source, site.now_s, pinned=False, soon=True)
+        return wanted
 
     def order(self, data: bytes, *, pinned: bool, certified: bool) -> None:
         """An order from a peer. Raises Refused.

@@ -217,6 +217,8 @@ class Node:
             return self._status(one, address)
         elif isinstance(one.message, Fragment):
             return self._fragment(one.source, one.message)
+        elif isinstance(one.message, Announce):
+            return self._intake.announced(one, one.message)
         elif isinstance(one.message, Vote) and one.message.height <= site.state.height:
             # It never counts again, and only tells of its author.
             self._voted(one, one.message, data)
@@ -271,8 +273,11 @@ class Node:
             site.wire.dropped["old key"] += 1
             return False
         if isinstance(message, Hello):
+            stranger = not peer.noticed
             self._talk.hear_hello(one, message)
-            return True
+            # All that comes of it is an answer, in its time.
+            self.wake_s = min(self.wake_s, self._talk.answer_s)
+            return stranger
         if isinstance(message, HelloAck):
             stranger = not peer.noticed
             if not self._talk.hear_ack(one, message):
@@ -309,9 +314,6 @@ class Node:
                 if message.height > site.state.height + 1:
                     self._catchup.notice(one.source, message.height - 1)
                 return self._voter.hear_proposal(one, message)
-            case Announce():
-                self._intake.announced(one, message)
-                return False
             case Shutdown():
                 self._leaving(one.source, message)
                 return True

@@ -80,6 +80,12 @@ class Talk:
             times.append(self._later_s)
         return times if self._greet_s is None else [*times, self._greet_s]
 
+    @property
+    def answer_s(self) -> float:
+        """When this node answers those that have greeted it."""
+        later_s = self._later_s if self._later else math.inf
+        return later_s if self._greet_s is None else min(later_s, self._greet_s)
+
     # -- greeted by others
 
     def hear_hello(self, one: Frame, message: Hello) -> None:
