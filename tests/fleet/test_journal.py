@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abupdate.fleet import journal
 from abupdate.fleet.journal import Snapshot
-from abupdate.fleet.state import Close, Closed, Ending, Lease, Plan, Standing, State
+from abupdate.fleet.state import Close, Closed, Lease, Plan, Standing, State
 from abupdate.formats import entries
 from abupdate.formats.certificate import Certificate
-from abupdate.formats.entries import Release, ReleaseEntry
+from abupdate.formats.entries import Ending, Release, ReleaseEntry
 from abupdate.formats.messages import NOTHING
 from abupdate.formats.payloads import MAX_OBJECT_BYTES
 
