@@ -175,12 +175,20 @@ def _recover(folder: Path, data: bytes, found: Membership, before: Membership | 
 
 
 def leave(folder: Path, files: Files = LINUX) -> None:
-    """Take this device out of its site: membership, log and key are put aside (*.old). Raises Busy while the daemon runs, Failed."""
-    # Log and key go first: no daemon starts with a membership that does not name its key.
+    """Take this device out of its site: log, key and membership are put aside (*.old), and a recovery that was cut short is forgotten.
+
+    Cut anywhere, the same call finishes it. Raises Busy while the daemon runs, Failed.
+    """
+    # Log, key, membership, each durable before the next: a key without its log never votes again, and a membership without the key that
+    # it names gives no vote. With the membership first, a join that comes next would take the old key and its votes into another site.
     identity.start_anew(folder, files)
     try:
         with suppress(FileNotFoundError):
             files.rename(folder / MEMBERSHIP, folder / f"{MEMBERSHIP}.old")
+            sync_folder(folder, files)
+        # Last, since no daemon starts beside it. No membership names the key that is made next, so that `recover` could not end it.
+        with suppress(FileNotFoundError):
+            files.unlink(folder / RECOVERING)
             sync_folder(folder, files)
     except OSError as error:
         raise Failed(f"{folder}: {error.strerror}", _HINT) from error

@@ -352,3 +352,49 @@ def assert_not_startable(folder: Path, keep: Path) -> None:
 def trusted_roots(device: Workstation) -> Role:
     """The root role of the device's keyring."""
     return keyring.parse((device.folder / "ring.abk").read_bytes()).roles[RoleName.ROOT]
+
+
+def test_a_leave_that_is_cut_anywhere_lets_nobody_vote_and_is_finished_by_the_same_call(device: Workstation, admin: Admin) -> None:
+    device.ok("fleet", "join", enrol(device, admin))
+    folder = device.state / "fleet"
+    keep = device.folder / "keep"
+    shutil.copytree(folder, keep)
+    old = fleet_files(device)
+    seen: set[tuple[bool, ...]] = set()
+    for count in range(100):
+        shutil.rmtree(folder)
+        shutil.copytree(keep, folder)
+        try:
+            enrolment.leave(folder, files=Cutting(count))
+        except Cut:
+            pass
+        else:
+            break
+        left = tuple((folder / name).exists() for name in (store.LOG, identity.KEY, enrolment.MEMBERSHIP))
+        # Whole as before, or the log is away already; and the key is away before the membership.
+        assert left in {(True, True, True), (False, True, True), (False, False, True), (False, False, False)}
+        seen.add(left)
+        enrolment.leave(folder)
+        now = fleet_files(device)
+        assert {name: now[f"{name}.old"] for name in (store.LOG, identity.KEY, enrolment.MEMBERSHIP)} == old
+        assert (identity.load(folder), enrolment.load(folder)) == (None, ())
+    assert len(seen) == 4
+
+
+def test_a_device_leaves_out_of_a_recovery_that_was_cut_short(device: Workstation, admin: Admin) -> None:
+    file = recovered(device, admin)
+    folder = device.state / "fleet"
+    with pytest.raises(Cut):
+        enrolment.recover(folder, file.read_bytes(), trusted_roots(device), files=CutBehindTheMark(100))
+    refused(device, 2, "cut short", "join")
+    assert device.ok("--json", "fleet", "join", "--anew").document["site"] is None
+    assert not (folder / enrolment.RECOVERING).exists()
+
+
+class CutBehindTheMark(Cutting):
+    """The power is cut when the log is to be put aside."""
+
+    def rename(self, path: Path, target: Path) -> None:
+        if path.name == store.LOG:
+            raise Cut
+        super().rename(path, target)
