@@ -81,7 +81,11 @@ def flash(options: Namespace) -> int:
             return bundle
 
         report = progress(options.progress, quiet=options.quiet)
+        under_way = operation.leaving(board) if options.fleet else None
         try:
+            # Asked for once more on the way down: the trial that is pending is the one that is wanted.
+            if under_way is not None and open_bundle().manifest.bundle_id.hex() == under_way.bundle:
+                return _through_fleet(options, settings, under_way)
             done = operation.flash(board, contents, open_bundle, report, activate=not (options.no_activate or options.fleet))
         except _WrittenAlready:
             done = operation.written(board)
@@ -101,7 +105,8 @@ class _WrittenAlready(NothingToDo):
 def _through_fleet(options: Namespace, settings: Settings, done: Outcome) -> int:
     """The slot is written: wait for the lease. Going down is the daemon's then."""
     lease = member.ask_for_slot(settings, done.bundle, options.wait or 0)
-    document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": False, "reboot_needed": False, "lease": lease}
+    document = {"slot": done.slot, "version": done.version, "bundle": done.bundle, "armed": done.armed, "reboot_needed": False}
+    document["lease"] = lease
     say(options, document, f"version {done.version} is on slot {done.slot}; under lease {lease} this device goes down for it now")
     return 0
 

@@ -10,6 +10,7 @@ from abupdate.errors import AbupdateError, ConfigError, Failed, Interrupted, Not
 from abupdate.log import log
 from abupdate.model import Facts, Manifest, ReadBack, SaveHead, Situation, SlotState, Step, WriteSlot
 from abupdate.operations.board import LOCK_WAIT_S, Board, carry_out, observe, perform, settle
+from abupdate.operations.standing import UNKNOWN, describe
 from abupdate.ports import OpenBundle, Progress, SlotContents
 
 
@@ -70,11 +71,28 @@ def flash(
 
 
 def written(board: Board) -> Outcome:
-    """What `flash` has written and nobody has armed. Raises NothingToDo where that is nothing, and the errors of a pending trial."""
+    """What is there for the fleet to bring up: written and not armed, or armed under a lease and not rebooted.
+
+    Raises NothingToDo where that is nothing, and the errors of a pending trial.
+    """
+    under_way = leaving(board)
+    if under_way is not None:
+        return under_way
     facts = observe(board)
     slot = spare_slot(board, facts)
     known = machine.activatable(facts, slot)
     return Outcome(slot, known.version, known.bundle, armed=False)
+
+
+def leaving(board: Board) -> Outcome | None:
+    """What is armed under a lease and boots next, None where that is nothing. Nobody is in the way then: the reboot comes."""
+    facts = observe(board)
+    now = describe(facts)
+    if not now.armed or now.lease is None or now.target == UNKNOWN:
+        return None
+    slot = spare_slot(board, facts)
+    known = machine.base_record(facts).slots.get(slot)
+    return Outcome(slot, known.version if known is not None else "", now.target.hex(), armed=True)
 
 
 def activate(

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from abupdate import wiring
 from abupdate.cli import reboot
+from abupdate.config import load
 from abupdate.errors import AbupdateError, Deferred
 from abupdate.fleet.control import AskUpdate, failure
 from abupdate.fleet.controlserver import ControlServer
+from abupdate.formats.bundle import parse_stored_head
+from abupdate.operations import flash
 from tests.workstation import Kit, Workstation
 
 
@@ -115,6 +119,41 @@ def test_what_is_written_already_is_not_written_again_before_the_fleet_is_asked(
         assert member.ok("--json", "flash", "--fleet", kit["v2"]).document["lease"] == 8
         assert member.ok("--json", "activate", "--fleet").document["lease"] == 8
     assert [question.wait_s for question in asked] == [0, 0]
+    assert member.snapshot() == before
+
+
+def arm(member: Workstation, lease: int | None) -> None:
+    """What is written is armed, as the daemon has it done under a lease."""
+    settings = load(member.config)
+    admit = wiring.admission(settings)
+    board = wiring.board(settings, outside=True)
+    contents = wiring.contents(settings, open_head=admit)
+    flash.activate(board, contents, lambda head: parse_stored_head(head, admit).signed.manifest, None, lambda *_: None, lease=lease)
+
+
+def test_on_the_way_down_the_same_bundle_is_asked_for_and_not_written(member: Workstation, kit: Kit) -> None:
+    member.ok("flash", "--no-activate", kit["v2"])
+    arm(member, 9)
+    before = member.snapshot()
+    with daemon(member.folder / "fleet.sock", {"lease": 9}) as asked:
+        for argv in (("flash", "--fleet", kit["v2"]), ("activate", "--fleet")):
+            document = member.ok("--json", *argv).document
+            assert (document["lease"], document["slot"], document["armed"], document["reboot_needed"]) == (9, "B", True, False)
+    assert {question.bundle.hex() for question in asked} == {str(member.status()["slots"]["B"]["bundle"])}
+    assert len(asked) == 2
+    assert member.snapshot() == before
+
+
+@pytest.mark.parametrize(("lease", "bundle"), [(9, "v3"), (None, "v2")])
+def test_on_the_way_down_another_bundle_is_refused_and_so_is_one_that_the_fleet_did_not_arm(
+    member: Workstation, kit: Kit, lease: int | None, bundle: str
+) -> None:
+    member.ok("flash", "--no-activate", kit["v2"])
+    arm(member, lease)
+    before = member.snapshot()
+    with daemon(member.folder / "fleet.sock", {"lease": 9}) as asked:
+        done = member.run("flash", "--fleet", kit[bundle])
+    assert (done.code, done.err.count("\n"), asked) == (5, 1, [])
     assert member.snapshot() == before
 
 
