@@ -14,6 +14,7 @@ from abupdate.errors import AbupdateError, Failed
 from abupdate.fleet import enrolment, identity, store
 from abupdate.fleet.control import AskMetrics, AskStatus, ask
 from abupdate.fleetsettings import FleetSettings
+from abupdate.formats import fleetlog
 from abupdate.health.programs import find_programs
 from abupdate.operations.doctor import Check, Finding, Grade
 
@@ -42,12 +43,16 @@ def _enrolled(folder: Path) -> Iterable[Finding]:
     kind = "votes" if me.voter else "learns"
     yield Finding(Grade.OK, _TOPIC, f"it is {me.name} of site {known[-1].site}, epoch {known[-1].epoch}, and {kind}")
     try:
-        there = store.peek(folder) is not None
+        log = store.peek(folder)
     except OSError as error:
         raise Failed(f"{folder / store.LOG}: {error.strerror}", "is the medium of state_dir damaged? dmesg may tell") from error
-    if not there:
-        hint = "it is up and updates, but votes no more; `abupdate fleet join --anew` enrols it under another key"
-        yield Finding(Grade.WARN, _TOPIC, f"{folder} holds no log of what it has said", hint)
+    again = "it is up and updates, but votes no more; `abupdate fleet join --anew` enrols it under another key"
+    if log is None:
+        yield Finding(Grade.WARN, _TOPIC, f"{folder} holds no log of what it has said", again)
+    elif log.damaged or log.head is None or log.head.fault is not fleetlog.Fault.NONE:
+        yield Finding(Grade.WARN, _TOPIC, f"{folder / store.LOG} is damaged: what it has said before is not all known", again)
+    elif log.head.owner != key.public_key:
+        yield Finding(Grade.WARN, _TOPIC, f"{folder / store.LOG} is the log of another key", again)
 
 
 def _reach(fleet: FleetSettings) -> Iterable[Finding]:

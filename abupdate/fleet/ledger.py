@@ -422,6 +422,8 @@ def _reconfigured(state: State, fresh: Membership) -> State:
         leases=leases,
         plan=plan,
         pending=NOTHING,
+        # What is void is paused no more: else the state would grow with every epoch.
+        paused=state.paused & {NOTHING, plan.order if plan is not None else NOTHING},
         now=NOTHING,
         evicted=frozenset(),
     )

@@ -476,6 +476,19 @@ def test_a_new_membership_voids_what_has_no_plan_yet() -> None:
     assert not state.evicted
 
 
+def test_over_a_new_membership_the_site_and_the_plan_stay_paused_and_a_void_order_leaves_nothing() -> None:
+    log = Log(site(4))
+    made = log.plan()
+    log.command(OrderKind.PAUSE, target=made.id)
+    log.command(OrderKind.PAUSE)
+    void = log.command(OrderKind.UPDATE)
+    log.command(OrderKind.PAUSE, target=void.id)
+    assert log.state.paused == {made.id, NOTHING, void.id}
+    fresh = next_epoch(log.membership)
+    log.shelf.memberships[fresh.digest] = fresh
+    assert log.write(ReconfigEntry(fresh.digest)).paused == {made.id, NOTHING}
+
+
 @pytest.mark.parametrize("name", ["plan", "order", "membership"])
 def test_what_an_entry_names_must_be_here_to_apply_it(name: str) -> None:
     log = Log(site(4))

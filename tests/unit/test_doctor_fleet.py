@@ -51,7 +51,13 @@ def test_members_that_run_and_one_that_has_lost_its_log(tmp_path: Path, kit: Kit
         hook.chmod(0o777)
         assert [grade for grade, _ in about_the_site(member.device)] == ["ok", "ok", "fail", "ok"]
         member.stop()
-        (member.device.state / "fleet/log").unlink()
+        path = member.device.state / "fleet/log"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:20] + bytes([whole[20] ^ 1]) + whole[21:])
+        assert about_the_site(member.device)[1] == ("warn", f"{path} is damaged: what it has said before is not all known")
+        path.write_bytes((site.members[1].device.state / "fleet/log").read_bytes())
+        assert about_the_site(member.device)[1] == ("warn", f"{path} is the log of another key")
+        path.unlink()
         assert about_the_site(member.device)[1] == ("warn", f"{member.device.state}/fleet holds no log of what it has said")
         member.start()
         site.until(lambda: bool(member.status()) and bool(member.status()["stopped"]), "it has noticed")
