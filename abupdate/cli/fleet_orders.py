@@ -10,7 +10,7 @@ from typing import Any
 from abupdate.cli.fleet import ask_daemon, check_reason, find_order
 from abupdate.cli.fleet_describe import describe
 from abupdate.cli.output import say
-from abupdate.config import load
+from abupdate.config import Settings, load
 from abupdate.errors import AbupdateError, ConfigError
 from abupdate.fleet.control import AskStatus, Submit
 from abupdate.formats import membership as memberships
@@ -23,6 +23,7 @@ from abupdate.host import fleetsign, orders
 from abupdate.host.atomic import check_spares
 from abupdate.host.orders import Place, Rollout, Target
 from abupdate.host.signing import load_signers
+from abupdate.log import log
 
 _MAX_SEQ = (1 << 32) - 1
 _MAX_S = 30 * 86400
@@ -63,12 +64,33 @@ def cancel(options: Namespace) -> int:
 def rollback(options: Namespace) -> int:
     """`abupdate fleet rollback --to BUNDLE`."""
     target, rollout = _target(options, options.to), _rollout(options)
+    if options.membership is None:
+        _warn_of_floor(load(options.config), target)
 
     def make(place: Place) -> Order:
         nodes = frozenset(map(place.node, options.nodes))
         return orders.rollback(place, target, nodes, rollout, now=options.now)
 
     return _give(options, make)
+
+
+def _warn_of_floor(settings: Settings, target: Target) -> None:
+    """Say that this device would not go back there; what the others have confirmed is not known here, but they run what it runs."""
+    from abupdate import machine, wiring
+    from abupdate.operations.board import observe
+
+    try:
+        floor = machine.floor(observe(wiring.tolerant(settings), heads=False))
+    except AbupdateError:
+        # The order is for the site, and needs nothing of this device.
+        return
+    if target.counter < floor:
+        log.warning(
+            "version %s has the security counter %d, and this device has confirmed %d: it will refuse to go back",
+            target.version,
+            target.counter,
+            floor,
+        )
 
 
 def lost(options: Namespace) -> int:

@@ -237,6 +237,17 @@ def test_back_to_what_the_slots_of_a_member_hold(device: Workstation, daemon: Fa
     assert device.run("fleet", "rollback", "--to", "3.0", *site.key("anna")).code == 2
 
 
+def test_a_way_back_below_what_this_device_has_confirmed_is_warned_of(
+    device: Workstation, daemon: FakeDaemon, site: Site, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    held(device, "v1", "v2")
+    keys = (*site.key("anna"), *site.key("ben"))
+    device.ok("fleet", "rollback", "--to", kit.bundle("same", version="1.5", counter=2), *keys)
+    assert "refuse to go back" not in caplog.text
+    device.ok("fleet", "rollback", "--to", kit.bundle("below", version="0.5", counter=0), *keys)
+    assert "version 0.5 has the security counter 0, and this device has confirmed " in caplog.text
+
+
 def held(device: Workstation, *bundles: str) -> None:
     """The device's slots hold these bundles, the last one runs: installed before it became a member."""
     section = device.config.read_text().partition("[fleet]")[2]
