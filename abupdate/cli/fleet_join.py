@@ -25,7 +25,9 @@ def join(options: Namespace) -> int:
     if options.anew:
         if options.membership is not None:
             raise ConfigError("--anew makes a new key, which no membership names yet", "sign one with the new key first")
-        enrolment.leave(settings.fleet_dir)
+        # Without the folder there is nothing to leave: a device whose data partition was made anew.
+        if settings.fleet_dir.is_dir():
+            enrolment.leave(settings.fleet_dir)
     key = identity.load_or_create(settings.fleet_dir).public_key
     if options.membership is None:
         return _show(options, settings, key)

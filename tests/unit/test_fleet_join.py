@@ -180,6 +180,11 @@ def test_another_site_is_refused_until_the_device_leaves(device: Workstation, ad
     assert {"membership.old", "node.key.old", "log.old"} <= fleet_files(device).keys()
 
 
+def test_anew_on_a_device_that_has_lost_everything_is_a_beginning_like_any_other(device: Workstation) -> None:
+    first = device.ok("--json", "fleet", "join", "--anew").document["key"]
+    assert device.ok("--json", "fleet", "join").document["key"] == first
+
+
 def test_anew_goes_with_no_membership(device: Workstation, admin: Admin) -> None:
     file = enrol(device, admin)
     refused(device, 2, "--anew", "join", "--anew", file)
