@@ -209,6 +209,9 @@ def _without(look: Outlook) -> Move:
         return Wait(Stage.IDLE, "evicted")
     if order is None:
         return Wait(Stage.IDLE, "the order is not here yet")
+    if look.busy:
+        # What was last seen in the other slot may be gone.
+        return Wait(Stage.FETCHING)
     bundle = ledger.goal(order, back=plan.back)
     if bundle not in (look.device.written, look.device.booted, look.device.other) or bundle == NOTHING:
         if plan.back:
@@ -233,6 +236,9 @@ def _pending(look: Outlook) -> Move:
         return Wait(Stage.MANUAL, look.refused)
     if look.agreed:
         return Wait(Stage.READY)
+    if look.busy:
+        # Something is being written over what was last seen in the other slot, perhaps for an order before this one.
+        return Wait(Stage.FETCHING)
     if order.bundle not in (look.device.written, look.device.booted):
         return _prepare(look, order)
     if not look.consent:

@@ -206,3 +206,12 @@ def test_a_lease_that_was_given_to_another_key_is_given_back_and_never_used() ->
     move = life.move(look(HELD, inherited=True))
     assert isinstance(move, End)
     assert (move.kind, move.lease) == (Type.DEFER, 9)
+
+
+def test_while_the_other_slot_is_being_written_what_was_in_it_counts_for_nothing() -> None:
+    """Another order's bundle may be on its way over the one that was seen there: neither approved nor asked for a lease with."""
+    pending = replace(state(), plan=None, pending=UPDATE.id)
+    assert life.move(look(pending)) == Agree(UPDATE.id)
+    assert life.move(look(pending, busy=True)) == Wait(Stage.FETCHING)
+    assert life.move(look(state())) == Ask(UPDATE.id, 1)
+    assert life.move(look(state(), busy=True)) == Wait(Stage.FETCHING)
