@@ -12,12 +12,14 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+TUN = Path("/dev/net/tun")
 INTERFACE = "eth0"
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 _LENGTH = struct.Struct(">I")
@@ -36,7 +38,7 @@ def main(words: Sequence[str]) -> None:
     if len(words) < 4:
         sys.exit(_USAGE)
     port, address, mac, *command = words
-    tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    tap = _tap()
     fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH", INTERFACE.encode(), _IFF_TAP | _IFF_NO_PI))
     hub = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     hub.connect(port)
@@ -56,6 +58,14 @@ def main(words: Sequence[str]) -> None:
             carry(tap, hub)
         os._exit(0)
     os.execvp(command[0], command)
+
+
+def _tap() -> int:
+    """A new interface's descriptor. A container may lack the device file of a driver that its kernel has."""
+    if not TUN.exists():
+        TUN.parent.mkdir(exist_ok=True)
+        os.mknod(TUN, stat.S_IFCHR | 0o600, os.makedev(10, 200))
+    return os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
 
 
 def carry(tap: int, hub: socket.socket) -> None:
