@@ -2,7 +2,7 @@
 
 Each device's adapter is a PCI serial port whose character device connects to the hub. QEMU's port sends at once whatever baud it is set
 to, so it is the hub that makes a byte take as long as on a line: what a device sends begins when the hub gets it, or behind what that
-device has sent before. Where two send at the same time, what either says is garbled for all, and a sender hears nothing meanwhile.
+device has sent before. Where two send at the same time, what either says is garbled where both get to, and a sender hears nothing.
 """
 
 from __future__ import annotations
@@ -84,14 +84,17 @@ class SerialBus(Cables):
     def _deliver(self, port: Port, end_s: float, value: int) -> None:
         begin_s = end_s - self._byte_s
         busy = {number for number, sender in enumerate(self._senders) if sender.sends(begin_s, end_s)}
-        if len(busy) > 1:
-            self.collided_bytes += 1
-            value ^= self._random.randrange(1, 256)
+        collided = False
         for other in self._ports:
             if other.number in busy or not self.reaches(port, other):
                 continue
+            came = value
+            # Only what gets there can collide there: who is cut off drowns nobody.
+            if any((number, other.number) not in self._cut for number in busy - {port.number}):
+                collided = True
+                came ^= self._random.randrange(1, 256)
             if self._random.random() < self._noise:
                 self.noisy_bytes += 1
-                other.outbox.append(value ^ 1 << self._random.randrange(8))
-            else:
-                other.outbox.append(value)
+                came ^= 1 << self._random.randrange(8)
+            other.outbox.append(came)
+        self.collided_bytes += collided

@@ -91,6 +91,15 @@ def test_who_is_cut_off_hears_nothing_and_is_not_heard_until_it_is_back() -> Non
         assert exactly(ends[2], 6) == b"second"
 
 
+def test_who_is_cut_off_garbles_nothing_while_it_talks_to_itself() -> None:
+    with bus(baud=9600) as (hub, ends):
+        hub.partition({0, 1})
+        ends[2].sendall(PIECE)
+        ends[0].sendall(PIECE)
+        assert exactly(ends[1], len(PIECE)) == PIECE
+        assert hub.collided_bytes == 0
+
+
 def test_a_device_that_does_not_read_stops_nobody() -> None:
     with bus(baud=100_000_000) as (_, ends):
         for _ in range(8):
