@@ -11,6 +11,7 @@ import selectors
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,7 @@ class Port:
     outbox: bytearray = field(default_factory=bytearray)
 
 
-class Cables:
+class Cables(ABC):
     """Use it as a context manager; `path(port)` is where a device connects to. A kind of network says what becomes of what is sent."""
 
     name = "hub"
@@ -113,10 +114,11 @@ class Cables:
 
     # ---- for a kind of network, under the lock
 
+    @abstractmethod
     def sort(self, port: Port) -> bool:
         """Take what there is out of a port's inbox. False: it is nonsense, and the cable is dropped."""
-        raise NotImplementedError
 
+    @abstractmethod
     def carry(self) -> None:
         """What time brings, at least every `pause_s`."""
 

@@ -1,6 +1,6 @@
 """A site of emulated devices on one LAN or one serial bus, enrolled as a user enrols real ones, and what was seen of it from outside.
 
-The harness believes no device: who was up is told by power (starts, resets, boots on the console) and by heartbeats on the wire.
+The harness believes no device: who was up is told by the bootloaders' words on the consoles and by heartbeats on the wire.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from qemu.cables import Cables
 from qemu.console import ConsoleError
-from qemu.device import BOOT_WORD, DEVICES, IMAGES, TREE, Device, Ran
+from qemu.device import BOOT_WORD, DEVICES, IMAGES, Device, Ran
 from qemu.lan import Hub
 from qemu.serialbus import SerialBus
 
-KEYS = TREE / ".cache/images/keys"
 HEARTBEAT_S = 3
 LAN = 'udp_interface = "eth0"'
 LINE = 'serial_device = "/dev/ttyS0"\nserial_turnaround_ms = 5'
@@ -45,6 +44,7 @@ boot_timeout_s = 60
 timeout_s = 30
 """
 JOIN_TIMEOUT_S = 120.0
+ILL = "#!/bin/sh\ngrep -q 2.0.0 /etc/abu-version && { echo ill with 2.0.0; exit 2; }; exit 0\n"
 ANSWER_S = 25.0
 ANSWERS_AGAIN_S = 120.0
 GONE = rf"^abu-guest: down|{BOOT_WORD}"
@@ -89,7 +89,6 @@ class Site:
         self.folder = Path()
         self.hub: Cables = Hub(Path(), 0)
         self.devices: list[Device] = []
-        self.power: list[tuple[float, int, str]] = []
 
     def __enter__(self) -> Site:
         DEVICES.mkdir(parents=True, exist_ok=True)
@@ -121,17 +120,12 @@ class Site:
         with ThreadPoolExecutor(len(chosen)) as pool:
             return list(pool.map(action, chosen))
 
-    # ---- power
-
-    def note(self, number: int, what: str) -> None:
-        """Evidence of power: "on", "off", "boot"."""
-        self.power.append((time.monotonic(), number, what))
+    # ---- boot and enrol
 
     def start(self, keys: Sequence[str] = ()) -> None:
         """Boot all and enrol them. keys: of the members that are no devices, who find their membership in `site.abm`."""
 
         def boot(number: int) -> str:
-            self.note(number, "on")
             device = self.devices[number]
             device.boot(180)
             coded = base64.b64encode(self._config.encode()).decode()
@@ -181,6 +175,12 @@ class Site:
         for start in range(0, len(coded), 2000):
             self.check(number, f"printf %s '{coded[start : start + 2000]}' >>{place}.b64")
         self.check(number, f"base64 -d {place}.b64 >{place}; rm {place}.b64")
+
+    def make_ill(self, number: int) -> None:
+        """From now on this device's health program says critical where version 2.0.0 runs."""
+        (self.folder / "ill").write_text(ILL)
+        self.put(number, self.folder / "ill", "/data/site/health.d/50-ill")
+        self.check(number, "chmod 700 /data/site/health.d/50-ill")
 
     # ---- the fleet
 
@@ -275,11 +275,3 @@ class Site:
         """How many nodes were silent at the same time at most."""
         spans = self.down(since_s)
         return max((sum(begin <= at < end for _, begin, end in spans) for _, at, _ in spans), default=0)
-
-
-@contextmanager
-def site(count: int, **settings: Any) -> Iterator[Site]:
-    """A site that is up and enrolled."""
-    with Site(count, **settings) as one:
-        one.start()
-        yield one

@@ -17,7 +17,6 @@ from qemu.watch import Watch
 DRAWING = TREE / ".cache/site-demo.svg"
 DEVICES = 4
 V2 = IMAGES / "bundles/v2.abu"
-ILL = "#!/bin/sh\ngrep -q 2.0.0 /etc/abu-version && { echo ill with 2.0.0; exit 2; }; exit 0\n"
 
 
 @contextmanager
@@ -57,9 +56,7 @@ def tell(site: Site, taken: list[tuple[str, float, bool]]) -> None:
             first = site.until("a lease", lambda: leased(site.any_status()), 240)
         ill = max(set(range(DEVICES)) - {int(name[1:]) for name in first})
         with step(f"one device after another goes down, boots 2.0.0 on trial and confirms it; n{ill} is ill with it and goes back", taken):
-            (site.folder / "ill").write_text(ILL)
-            site.put(ill, site.folder / "ill", "/data/site/health.d/50-ill")
-            site.check(ill, "chmod 700 /data/site/health.d/50-ill")
+            site.make_ill(ill)
             done = site.until("the plan's end", lambda: ended(site.any_status(), order), 900)
         with step("seen from outside: three run 2.0.0, one is back on 1.0.0, and never were two of them silent at once", taken):
             if (done["completed"], done["reverted"]) != (DEVICES - 1, 1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_ports
 from tests.workstation import ROOT, Kit, Workstation, environ
 
 AGENT = ROOT / "tests" / "agent.py"
@@ -101,7 +101,7 @@ class LocalSite:
         programs = [AGENT] * (count - liars) + [LIAR] * liars
         self.members = [Member(f"gw{number}", folder / f"gw{number}", kit, program) for number, program in enumerate(programs, 1)]
         kit.make("keys", "generate", folder / "anna")
-        ports = _free_ports(count)
+        ports = free_ports(count)
         for number, (member, port) in enumerate(zip(self.members, ports, strict=True)):
             peers = ", ".join(f'"127.0.0.1:{other}"' for other in ports if other != port)
             medium = f'udp_interface = "lo"\nudp_group = ""\nudp_port = {port}\nudp_peers = [{peers}]'
@@ -181,14 +181,3 @@ def ended(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             held[entry["height"]] = grant["node"]
     assert held == {}
     return done
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

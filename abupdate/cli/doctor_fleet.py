@@ -76,9 +76,8 @@ def _line(fleet: FleetSettings) -> Iterable[Finding]:
     from abupdate.fleet.usbserial import find
 
     path = find(fleet.serial_device)
-    if path is None or not Path(path).exists():
-        hint = "is the adapter plugged in? `abupdate doctor` looks for pyudev too where it is named by usb:"
-        yield Finding(Grade.FAIL, _TOPIC, f"the serial line {fleet.serial_device} is not there", hint)
+    if path is None:
+        yield Finding(Grade.FAIL, _TOPIC, f"the serial line {fleet.serial_device} is not there", "is the adapter plugged in?")
     elif not os.access(path, os.R_OK | os.W_OK):
         yield Finding(Grade.FAIL, _TOPIC, f"{path} cannot be read and written", "run as root")
     else:

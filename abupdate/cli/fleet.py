@@ -15,7 +15,7 @@ from abupdate.cli.output import say
 from abupdate.config import load
 from abupdate.errors import ConfigError, Failed, Interrupted, Refused
 from abupdate.fleet import control
-from abupdate.fleet.control import MAX_ENTRIES, AskLog, AskStatus, Judge, Question, ask
+from abupdate.fleet.control import MAX_ENTRIES, AskLog, AskStatus, Judge, Question, ask, failure
 from abupdate.fleetsettings import FleetSettings
 from abupdate.log import plain
 
@@ -59,7 +59,7 @@ def _watch(options: Namespace) -> int:
                 document = ask(path, AskStatus())
                 text = json.dumps(document) if options.json else fleet_text.status(document)
             except Failed as error:
-                text = json.dumps({"error": error.line, "hint": error.hint, "exit_code": error.exit_code}) if options.json else error.line
+                text = json.dumps(failure(error)) if options.json else error.line
             if text != shown:
                 shown = text
                 _show(text, live=live, end="\n" if options.json else "\n\n")

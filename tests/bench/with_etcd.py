@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tests.ports import free_ports
+
 _KEY = base64.b64encode(b"lock").decode()
 _READY_S = 20.0
 _PATIENCE_S = 60.0
@@ -53,7 +55,7 @@ def version(etcd: Path) -> str:
 @contextmanager
 def server(etcd: Path, folder: Path) -> Iterator[int]:
     """One that runs, on the loopback alone; its client port."""
-    client, peer = _free_ports(2)
+    client, peer = free_ports(2, socket.SOCK_STREAM)
     data = folder / "etcd-data"
     shutil.rmtree(data, ignore_errors=True)
     urls = [f"http://127.0.0.1:{port}" for port in (client, peer)]
@@ -179,14 +181,3 @@ def _wait(port: int) -> None:
         except (OSError, ValueError):
             time.sleep(0.05)
     raise RuntimeError("etcd did not come up")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

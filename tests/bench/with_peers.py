@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -45,6 +44,7 @@ from abupdate.model import Phase
 from tests.fleet.authority import Authority, Shape
 from tests.fleet.images import FACTORY
 from tests.fleet.quietsite import TARGET
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 _FRAMES_AT_ONCE = 64
@@ -169,7 +169,7 @@ def peers(folder: Path, count: int, hold_s: float) -> Iterator[list[subprocess.P
     (folder / "site.abm").write_bytes(authority.files[membership.digest])
     order = authority.update(membership, 1, TARGET, share=100, width=1, overdue_s=3600)
     (folder / "order.abo").write_bytes(authority.order_files[order.id])
-    ports = _free_ports(count)
+    ports = free_ports(count)
     words = [str(folder), str(hold_s), *map(str, ports)]
     commands = [[sys.executable, "-m", "tests.bench.with_peers", str(index), *words] for index in range(count)]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) for command in commands]
@@ -198,17 +198,6 @@ def _number(process: subprocess.Popen[str], word: str) -> int:
     if said != word:
         raise RuntimeError(f"a node said {said!r} instead of {word!r}")
     return int(number)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def main() -> int:

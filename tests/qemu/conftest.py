@@ -1,4 +1,4 @@
-"""Devices for the tests that boot one: fresh (version 1.0.0 on A), or updated (2.0.0 confirmed on B, 1.0.0 good on A)."""
+"""Devices for the tests that boot them: fresh (version 1.0.0 on A), or updated (2.0.0 confirmed on B, 1.0.0 good on A)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from qemu.device import IMAGES, TREE, Device
+from qemu.site import Site
 from tests.qemu.guest import confirm, flash, settled_environment
+from tests.qemu.sites import up
 
 PREPARED = ("disk.qcow2", "disk.img", "flash.img", "bundles.img")
 
@@ -89,3 +91,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("power cuts")
         for line in sorted(lines):
             terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def site(images: object) -> Iterator[Site]:
+    """Four devices that are enrolled and see each other; version 1.0.0 on all."""
+    with Site(4) as one:
+        one.start()
+        one.until("all see each other", lambda: up(one.status(0)) == 4 and up(one.status(3)) == 4, 120)
+        yield one

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from qemu.site import Site
-from tests.qemu.sites import closed_plan, holders, judge, propose, up
+from tests.qemu.sites import closed_plan, holders, judge, propose
 
 pytestmark = [pytest.mark.qemu, pytest.mark.site, pytest.mark.timeout(1500)]
-
-ILL = "#!/bin/sh\ngrep -q 2.0.0 /etc/abu-version && { echo ill with 2.0.0; exit 2; }; exit 0\n"
-
-
-@pytest.fixture
-def site(images: object) -> Iterator[Site]:
-    """Four devices that are enrolled and see each other; version 1.0.0 on all."""
-    with Site(4) as one:
-        one.start()
-        one.until("all see each other", lambda: up(one.status(0)) == 4 and up(one.status(3)) == 4, 120)
-        yield one
-
-
-def make_ill(site: Site, node: int) -> None:
-    """From now on this device's health program says critical where version 2.0.0 runs."""
-    (site.folder / "ill").write_text(ILL)
-    site.put(node, site.folder / "ill", "/data/site/health.d/50-ill")
-    site.check(node, "chmod 700 /data/site/health.d/50-ill")
 
 
 def test_a_rolling_update_takes_one_device_after_another_and_goes_on_after_one_that_went_back(site: Site) -> None:
@@ -41,7 +22,7 @@ def test_a_rolling_update_takes_one_device_after_another_and_goes_on_after_one_t
     first = holders(site.any_status())
     assert len(first) == 1
     last = max(set(range(4)) - first)
-    make_ill(site, last)
+    site.make_ill(last)
     done = site.until("the plan is closed", lambda: closed_plan(site, order), 600)
     assert (done["completed"], done["reverted"]) == (3, 1)
     for node in range(4):

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from qemu.site import Site
 from tests.qemu.sites import closed_plan, holders, judge, propose, up
 
 pytestmark = [pytest.mark.qemu, pytest.mark.site, pytest.mark.slow, pytest.mark.timeout(2400)]
-
-
-@pytest.fixture
-def site(images: object) -> Iterator[Site]:
-    """Four devices that are enrolled and see each other; version 1.0.0 on all."""
-    with Site(4) as one:
-        one.start()
-        one.until("all see each other", lambda: up(one.status(0)) == 4 and up(one.status(3)) == 4, 120)
-        yield one
 
 
 def began(site: Site) -> float:
@@ -63,7 +52,6 @@ def test_power_cut_in_the_middle_keeps_the_lease_held_and_lost_and_return_do_wha
     rest = [other for other in range(4) if other != node]
     site.devices[node].wait(r"^abupdate: slot B trial left", 120)
     site.devices[node].kill()
-    site.note(node, "off")
     site.until("its silence is noticed", lambda: up(site.any_status(node)) == 3, 60)
     assert holders(site.any_status(node)) == {node}
     site.order(rest[0], "lost", f"n{node}")
@@ -71,7 +59,6 @@ def test_power_cut_in_the_middle_keeps_the_lease_held_and_lost_and_return_do_wha
     assert status["plan"]["halted"]
     assert all(len(site.boots(other)) == 1 for other in rest), "somebody else went down beside the lost one"
     site.devices[node].start()
-    site.note(node, "on")
     site.until("it has returned", lambda: not holders(site.any_status(node)), 240)
     # The cut ended its only try: it is back on A, and says so.
     assert site.boots(node)[-1] == "A confirmed"

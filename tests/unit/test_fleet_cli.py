@@ -175,7 +175,7 @@ def test_watch_as_json_is_a_document_on_each_line(device: Workstation, socket_pa
     process = device.start("--json", "fleet", "status", "--watch")
     assert process.stdout is not None
     away = json.loads(process.stdout.readline())
-    assert away["exit_code"] == 1
+    assert (away["error"], away["exit_code"]) == ("the fleet daemon does not answer", 1)
     assert "systemctl start abupdate-fleet" in away["hint"]
     with FakeDaemon(socket_path, {AskStatus: STATUS}):
         assert json.loads(process.stdout.readline())["height"] == STATUS["height"]
