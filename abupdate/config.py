@@ -28,11 +28,26 @@ class SlotSettings:
 
 @dataclass(frozen=True, slots=True)
 class BootloaderSettings:
-    """kind: adapter. allow_single_env: accept a store that can tear. fw_env_config: libubootenv's description of the areas."""
+    """kind: adapter. allow_single_env: accept a store that can tear. dialect: whose boot script runs, empty: ours.
+
+    fw_env_config: libubootenv's description of the areas. grubenv: GRUB's environment block. esp: where the EFI system partition is
+    mounted. cmdline: kernel arguments of each slot, without ours, where no script of the bootloader has them. partitions: number of
+    each slot's partition as the bootloader names it. copy_var, copy_values: SWUpdate's variable that says which copy boots, and its
+    value for each slot. autoboot: the Raspberry Pi's autoboot.txt. programs: folder of `get-state` and `set-state`.
+    """
 
     kind: str
     allow_single_env: bool = False
+    dialect: str = ""
     fw_env_config: Path = Path("/etc/fw_env.config")
+    grubenv: Path = Path("/boot/grub/grubenv")
+    esp: Path = Path("/efi")
+    cmdline: Mapping[str, str] = field(default_factory=dict)
+    partitions: Mapping[str, int] = field(default_factory=dict)
+    copy_var: str = ""
+    copy_values: Mapping[str, str] = field(default_factory=dict)
+    autoboot: Path = Path("/boot/firmware/autoboot.txt")
+    programs: Path = Path("/usr/lib/abupdate/boot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +144,20 @@ class Settings:
 _Spec = Mapping[str, tuple[type, object]]
 _TOP: _Spec = {"compatible": (str, (1, 256)), "hardware_revision": (str, (0, 256)), "state_dir": (Path, None)}
 _SECTIONS: Mapping[str, _Spec] = {
-    "bootloader": {"kind": (str, BOOTLOADERS), "allow_single_env": (bool, None), "fw_env_config": (Path, None)},
+    "bootloader": {
+        "kind": (str, BOOTLOADERS),
+        "allow_single_env": (bool, None),
+        "dialect": (str, ("", "rauc", "mender", "swupdate")),
+        "fw_env_config": (Path, None),
+        "grubenv": (Path, None),
+        "esp": (Path, None),
+        "cmdline": (dict, (str, (1, 2048))),
+        "partitions": (dict, (int, (1, 255))),
+        "copy_var": (str, (1, 64)),
+        "copy_values": (dict, (str, (1, 64))),
+        "autoboot": (Path, None),
+        "programs": (Path, None),
+    },
     "trial": {
         "window_s": (int, (1, 86400)),
         "tries": (int, (1, 99)),
@@ -259,6 +287,7 @@ def validate(raw: Mapping[str, object], path: Path) -> Settings:
         if key not in parts[section]:
             raise ConfigError(f"[{section}] has no {key}", f"add {key} = ...")
     slots = _slots(raw["slots"], base)
+    _check_by_slot(parts["bootloader"], slots)
     booted = parts["device"].get("booted", "auto")
     if booted != "auto" and booted not in slots:
         raise ConfigError(f'[device] booted = "{booted}" is not a slot', f"the slots are {', '.join(slots)}")
@@ -301,6 +330,8 @@ def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> 
         return _paths(value, bounds, name, base)
     if kind is tuple:
         return _texts(value, bounds, name)
+    if kind is dict:
+        return _by_slot(value, bounds, name)
     if type(value) is not kind:
         wanted, example = _KINDS[kind]
         raise ConfigError(f"{name} must be {wanted}", f"as in {name.rpartition('.')[2]} = {example}")
@@ -331,6 +362,27 @@ def _paths(value: object, bounds: object, name: str, base: Path) -> tuple[Path, 
     if len(set(paths)) != len(paths):
         raise ConfigError(f"{name} names a file twice", "name each once")
     return paths
+
+
+def _by_slot(value: object, spec: object, name: str) -> dict[str, object]:
+    """A value for each slot; that it is just the slots is looked at when they are known."""
+    assert isinstance(spec, tuple)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} must give a value for each slot", f"as in {name.rpartition('.')[2]} = {{ A = ..., B = ... }}")
+    kind, bounds = spec
+    return {str(slot): _value(item, kind, bounds, f"{name}.{str(slot)[:16]}", Path()) for slot, item in value.items()}
+
+
+def _check_by_slot(section: Mapping[str, object], slots: Mapping[str, SlotSettings]) -> None:
+    """Values for each slot name just the slots, and differ. Raises ConfigError."""
+    for key, value in section.items():
+        if not isinstance(value, dict):
+            continue
+        if value.keys() != slots.keys():
+            odd = sorted(value.keys() ^ slots.keys())[0]
+            raise ConfigError(f"bootloader.{key} does not name just the slots ({odd[:60]!r})", f"the slots are {', '.join(slots)}")
+        if len(set(value.values())) != len(value):
+            raise ConfigError(f"bootloader.{key} is the same for two slots", "each slot has one of its own")
 
 
 def _texts(value: object, bounds: object, name: str) -> tuple[str, ...]:

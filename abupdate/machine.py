@@ -86,22 +86,27 @@ TABLE: tuple[Row, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Request: bring a bundle onto a slot, verified, not yet armed. bundle: id in hex."""
+    """Request: bring a bundle onto a slot, verified, not yet armed. bundle: id in hex. verity: as in SlotRecord."""
 
     slot: str
     bundle: str
     version: str
     counter: int
     lease: int | None = None
+    verity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """Request: arm a slot that holds a written bundle. verified: its content was read back in this very run. lease: as in Attempt."""
+    """Request: arm a slot that holds a written bundle. verified: its content was read back in this very run. lease: as in Attempt.
+
+    verity: the root hash of the bundle's manifest, in hex.
+    """
 
     slot: str
     verified: bool = False
     lease: int | None = None
+    verity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +161,17 @@ def observation(facts: Facts) -> tuple[str, str, str, str, str]:
     whose = "nobody" if attempt is None or not relevant else "this boot" if attempt.boot_id == facts.boot_id else "another boot"
     tries = "left" if boot.trial is not None and boot.left.get(boot.trial, 0) > 0 else "used up"
     order = "absent" if facts.booted not in boot.order else "first" if boot.order[0] == facts.booted else "behind"
+    if facts.forgetful and trial == "other" and whose == "another boot" and attempt is not None and _untried(facts, attempt):
+        whose = "this boot"
     if boot.trial is None and facts.settled:
         # The service has put this boot's slot first already, so whoever changed that since (fw_setenv) meant it.
         whose = "this boot"
     return ("valid", trial, whose, tries, order)
+
+
+def _untried(facts: Facts, attempt: Attempt) -> bool:
+    """Armed where arming is forgotten at a power cut: a boot of the old slot is no fallback while nothing shows that the new one ran."""
+    return attempt.phase in (Phase.WRITTEN, Phase.ARMED) and not attempt.starts and not facts.reset
 
 
 def situation(facts: Facts) -> Situation:
@@ -283,7 +295,8 @@ def _without(boot: BootState, slot: str, keep: str, policy: TrialPolicy) -> Boot
     left = {**boot.left, slot: 0}
     left[keep] = left.get(keep, 0) or max(policy.budget, 1)
     rest = tuple(s for s in boot.order if s not in (slot, keep))
-    return replace(boot, order=(keep, *rest), left=left, trial=None, policy=_agreed(boot, policy), fresh=False)
+    verity = {s: root for s, root in boot.verity.items() if s != slot}
+    return replace(boot, order=(keep, *rest), left=left, trial=None, policy=_agreed(boot, policy), fresh=False, verity=verity)
 
 
 def _agreed(boot: BootState, policy: TrialPolicy) -> TrialPolicy | None:
@@ -305,7 +318,7 @@ def rebuild(facts: Facts) -> tuple[Step, ...]:
     if record is None or not facts.store or record.store != facts.store:
         raise StoreUnreadable(
             f"boot store {facts.store} holds no valid state, and the record gives no leave to rebuild it",
-            "check fw_env.config; `abupdate doctor --fix` writes a new one after showing it",
+            "see `abupdate doctor`; `abupdate doctor --fix` writes a new one after showing it",
         )
     return (RebuildBoot(rebuilt(facts), "the store was valid before and is not now"),)
 
@@ -320,7 +333,9 @@ def rebuilt(facts: Facts) -> BootState:
     attempt = record.attempt
     others = tuple(s for s in facts.slots if s != facts.booted)
     left = {facts.booted: _full(facts), **dict.fromkeys(others, 0)}
-    state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=floor(facts) or None)
+    known = {slot: record.slots.get(slot) or facts.heads.get(slot) for slot in facts.slots}
+    verity = {slot: found.verity for slot, found in known.items() if found is not None and found.verity}
+    state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=floor(facts) or None, verity=verity)
     states = {slot: known.state for slot, known in record.slots.items()}
     # A cut may have come between the store, armed or not yet cancelled, and the record. Cancelled is also an ordered switch that a cut
     # has kept from happening: its slot is recorded as confirmed.
@@ -380,7 +395,7 @@ def _settle(facts: Facts) -> tuple[Step, ...]:
         record = _note(facts.record, attempt.slot, SlotState.CONFIRMED)
         return (SaveRecord(replace(record, attempt=done, floor=_highest(floor(facts), attempt.counter)), "confirmed before the cut"),)
     if attempt.phase is Phase.ARMED:
-        done = replace(attempt, phase=Phase.REVERTED, reason=attempt.reason or "unknown: cut before the reason was recorded")
+        done = replace(attempt, phase=Phase.REVERTED, reason=attempt.reason or _unseen_reason(facts, attempt))
         return (SaveRecord(replace(_note(facts.record, attempt.slot, SlotState.BAD), attempt=done), "reverted before the cut"),)
     if attempt.phase is Phase.REVERTED and where is Situation.STEADY and attempt.slot == facts.booted:
         done = replace(attempt, phase=Phase.CANCELLED, reason="cut before the other slot was made first")
@@ -402,6 +417,15 @@ def fallback_reason(facts: Facts) -> str:
     if not used_up and facts.unsaved:
         return "its boot could not be counted"
     return "tries exhausted" if used_up else "load failed"
+
+
+def _unseen_reason(facts: Facts, attempt: Attempt) -> str:
+    """Why an attempt ended of which the store shows no trace any more: bootloaders that clean up by themselves leave nothing else."""
+    if attempt.boot_id == facts.boot_id or facts.booted == attempt.slot:
+        return "unknown: cut before the reason was recorded"
+    return (
+        f"{facts.reset}: the bootloader went back" if facts.reset else "unknown: the bootloader went back, or a cut came before the reason"
+    )
 
 
 def _clean_up_fallback(facts: Facts, boot: BootState) -> tuple[Step, ...]:
@@ -493,7 +517,7 @@ def precheck_write(facts: Facts, slot: str) -> None:
 def _write(facts: Facts, request: Write) -> tuple[Step, ...]:
     _refuse_pending(facts, request.slot)
     boot, record, slot = _readable(facts), base_record(facts), request.slot
-    content = {"version": request.version, "bundle": request.bundle, "counter": request.counter}
+    content = {"version": request.version, "bundle": request.bundle, "counter": request.counter, "verity": request.verity}
     attempt = Attempt(
         slot, Phase.WRITING, facts.boot_id, request.bundle, request.version, request.counter, previous=facts.booted, lease=request.lease
     )
@@ -510,19 +534,20 @@ def _write(facts: Facts, request: Write) -> tuple[Step, ...]:
     )
 
 
-def armed_state(facts: Facts, slot: str) -> BootState:
-    """The state in which the slot boots next, on trial."""
+def armed_state(facts: Facts, slot: str, verity: str = "") -> BootState:
+    """The state in which the slot boots next, on trial. verity: its root hash in hex, empty: none."""
     boot = _readable(facts)
     left = {**boot.left, slot: facts.policy.tries}
     left[facts.booted] = left.get(facts.booted, 0) or _full(facts)
     rest = tuple(s for s in boot.order if s not in (slot, facts.booted))
-    return BootState((slot, facts.booted, *rest), left, trial=slot, policy=facts.policy, floor=boot.floor)
+    roots = {**{s: root for s, root in boot.verity.items() if s != slot}, **({slot: verity} if verity else {})}
+    return BootState((slot, facts.booted, *rest), left, trial=slot, policy=facts.policy, floor=boot.floor, verity=roots)
 
 
-def _arm(facts: Facts, written: Record, slot: str) -> tuple[Step, ...]:
+def _arm(facts: Facts, written: Record, slot: str, verity: str) -> tuple[Step, ...]:
     assert written.attempt is not None
     armed = replace(_note(written, slot, SlotState.TRIAL), attempt=replace(written.attempt, phase=Phase.ARMED))
-    return (CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))
+    return (CommitBoot(armed_state(facts, slot, verity), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))
 
 
 def activatable(facts: Facts, slot: str) -> SlotRecord:
@@ -546,13 +571,13 @@ def _activate(facts: Facts, request: Activate) -> tuple[Step, ...]:
     attempt = replace(attempt, lease=request.lease)
     if last is not None and (last.slot, last.bundle, last.phase) == (slot, known.bundle, Phase.WRITTEN):
         # A lease that an earlier activation named, and a cut kept from being used, is not this one's.
-        attempt = replace(last, boot_id=facts.boot_id, previous=facts.booted, lease=request.lease)
+        attempt = replace(last, boot_id=facts.boot_id, previous=facts.booted, lease=request.lease, starts=0, started_in="")
     written = replace(record, attempt=attempt)
     steps: list[Step] = [] if request.verified else [ReadBack(slot)]
     if written != facts.record:
         # This boot's id must be in the record before the store is armed, or a cut between would look like a fallback.
         steps.append(SaveRecord(written, f"slot {slot} is about to be armed"))
-    return (*steps, *_arm(facts, written, slot))
+    return (*steps, *_arm(facts, written, slot, request.verity))
 
 
 def _confirm(facts: Facts) -> tuple[Step, ...]:
@@ -571,7 +596,7 @@ def _confirm(facts: Facts) -> tuple[Step, ...]:
     risen = max(floor(facts), counter)
     left = {**boot.left, booted: _full(facts)}
     order = (booted, *(s for s in boot.order if s != booted))
-    state = BootState(order, left, trial=None, policy=facts.policy, floor=risen)
+    state = BootState(order, left, trial=None, policy=facts.policy, floor=risen, verity=boot.verity)
     done = (
         attempt if attempt and attempt.slot == booted else Attempt(booted, Phase.ARMED, facts.boot_id, known.bundle, known.version, counter)
     )
@@ -660,7 +685,10 @@ def _start(facts: Facts) -> tuple[Step, ...]:
         steps.append(CommitBoot(state, f"slot {facts.booted} is alive: its boots are refilled"))
     attempt = record.attempt
     if where is Situation.ON_TRIAL and attempt and attempt.slot == facts.booted and attempt.phase is Phase.WRITTEN:
-        record = replace(_note(record, facts.booted, SlotState.TRIAL), attempt=replace(attempt, phase=Phase.ARMED))
+        attempt = replace(attempt, phase=Phase.ARMED)
+        record = replace(_note(record, facts.booted, SlotState.TRIAL), attempt=attempt)
+    if where is Situation.ON_TRIAL and attempt and attempt.slot == facts.booted and attempt.started_in != facts.boot_id:
+        record = replace(record, attempt=replace(attempt, starts=attempt.starts + 1, started_in=facts.boot_id))
     # The name of the store in the record is the service's leave to rebuild it, some day, without asking.
     leave = facts.store if facts.replaceable else ""
     if record.store != leave:
@@ -668,6 +696,14 @@ def _start(facts: Facts) -> tuple[Step, ...]:
     if record != facts.record:
         steps.append(SaveRecord(record, "this start"))
     return tuple(steps)
+
+
+def tried_out(facts: Facts) -> bool:
+    """On trial, and the service has started on it more often than it may boot: the store did not count (a write-protected ESP)."""
+    attempt = facts.record.attempt if facts.record else None
+    if attempt is None or facts.boot is None or attempt.slot != facts.booted or situation(facts) is not Situation.ON_TRIAL:
+        return False
+    return attempt.starts > (facts.boot.policy or facts.policy).tries
 
 
 def failed(facts: Facts, slot: str, reason: str) -> SaveRecord | None:

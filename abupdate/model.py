@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -54,6 +54,7 @@ class BootState:
     trial: the slot on trial or None. policy: None where the store holds none and its defaults hold.
     floor: mirror of the security counter's floor, None where the store has no room or no value.
     fresh: the store is valid but says nothing of order or trial (a board that abupdate never wrote to); a hook may have counted there.
+    verity: dm-verity root hash in hex of each slot that has one, kept where the boot side hands it to the kernel.
     """
 
     order: tuple[str, ...]
@@ -62,6 +63,7 @@ class BootState:
     policy: TrialPolicy | None = None
     floor: int | None = None
     fresh: bool = False
+    verity: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,41 @@ class BootTraits:
 
     max_tries: most boots a trial may have. counts_confirmed: boots of confirmed slots are counted too.
     falls_through: a kernel that does not load ends on the next slot in the same boot.
-    armed_in_store: an armed trial can be seen in the store.
+    armed_in_store: that an armed trial was tried can be seen in the store; else arming does not outlive a power cut.
+    keeps_verity: a slot's root hash can be kept where the boot side hands it to the kernel.
     """
 
     max_tries: int
     counts_confirmed: bool
     falls_through: bool
     armed_in_store: bool
+    keeps_verity: bool = False
+
+
+class Grade(Enum):
+    """How bad a finding is. FAIL: an update would fail or could not be undone; WARN: it works, with a risk that is named."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `doctor`; hint says what to do (empty: nothing)."""
+
+    grade: Grade
+    topic: str
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What `doctor --fix` would do beside the boot state. text: shown before. run: does it; raises the errors of the CLI contract."""
+
+    text: str
+    run: Callable[[], None]
 
 
 class ImageKind(Enum):
@@ -267,13 +297,17 @@ class SaveKeyring:
 
 @dataclass(frozen=True, slots=True)
 class SlotRecord:
-    """What the record remembers of a slot's content. bundle: bundle id in hex, empty when unknown. extra: as in Record."""
+    """What the record remembers of a slot's content. bundle: bundle id in hex, empty when unknown. extra: as in Record.
+
+    verity: dm-verity root hash in hex from the signed manifest, empty where there is none.
+    """
 
     state: SlotState
     version: str = ""
     bundle: str = ""
     counter: int = 0
     extra: Mapping[str, object] = field(default_factory=dict)
+    verity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +316,8 @@ class Attempt:
 
     boot_id: the kernel's boot id in which the attempt was last worked on by hand (flash, activate, revert). previous: the slot that
     was confirmed when the attempt began. lease: the fleet's update slot, None on a lone device. extra: fields of a newer version, kept.
+    starts: boots on trial that reached the service, the last of them with the boot id `started_in`: a store that could not count them
+    must not let a trial go on for ever.
     """
 
     slot: str
@@ -294,6 +330,8 @@ class Attempt:
     lease: int | None = None
     reason: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)
+    starts: int = 0
+    started_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +372,7 @@ class Facts:
     reset: how the previous boot ended as far as the platform tells ("watchdog", "panic" or ""). witnessed: highest floor that any copy
     of the record shows, even one that this version cannot read. replaceable: the store could be rebuilt without losing what the
     bootloader itself needs. outside: floor in the copy outside (a TPM), 0 where it is empty or does not answer, None where there is none
-    or nobody asked.
+    or nobody asked. forgetful: what is armed is not in the store alone, so a boot that nobody meant to be the trial does not end it.
     """
 
     slots: tuple[str, ...]
@@ -351,6 +389,7 @@ class Facts:
     witnessed: int = 0
     replaceable: bool = True
     outside: int | None = None
+    forgetful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

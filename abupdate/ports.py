@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from abupdate.model import BootState, BootTraits, Decision, Manifest, Record
+from abupdate.model import BootState, BootTraits, Decision, Finding, Manifest, Record, Repair
 
 
 class Bootloader(Protocol):
-    """The store in which a bootloader keeps what boots next."""
+    """The store in which a bootloader keeps what boots next. Where a method has a body, that is what most adapters inherit."""
 
     @property
     def traits(self) -> BootTraits:
@@ -24,13 +25,35 @@ class Bootloader(Protocol):
     def irreplaceable(self) -> str:
         """Empty, or why rebuilding this store would lose what the bootloader itself needs to boot; as the last `read` saw it."""
 
+    @property
+    def tears(self) -> str:
+        """Empty, or why a power cut in `commit` can lose the store."""
+        return ""
+
+    def places(self) -> tuple[tuple[Path, int, int], ...]:
+        """Where the store lies: device or file, begin and end there, bytes. No slot's image may lie over it. Raises ConfigError."""
+
+    def inspect(self) -> Iterable[Finding]:
+        """What `doctor` says of the boot side beyond the boot state: what was found, what is missing, the line to put where."""
+        return ()
+
+    def repairs(self) -> tuple[Repair, ...]:
+        """What `doctor --fix` does before it looks at the boot state."""
+        return ()
+
+    def rearm(self) -> None:
+        """Repeat what arming a trial left where a power cut or a plain boot loses it."""
+        return
+
     def read(self) -> BootState:
         """Read the state. Raises StoreUnreadable where no valid copy exists."""
 
     def commit(self, state: BootState) -> None:
-        """Write the whole state durably, in one step; return only when it is on the medium, also where `read` shows it already.
+        """Write the whole state durably; return only when it is on the medium, also where `read` shows it already.
 
-        Foreign content stays. A floor that the store has no room for is left out. Raises ConfigError where the rest has no room either.
+        One step where the store can do that; where it cannot, the adapter's docstring gives the order, and every cut in it leaves a
+        device that boots a good slot. Foreign content stays. A floor that the store has no room for is left out. Raises ConfigError
+        where the rest has no room either.
         """
 
     def check_room(self, state: BootState) -> None:

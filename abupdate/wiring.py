@@ -47,12 +47,10 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
             check_private(settings.bootloader.fw_env_config, "configuration")
         # Ending a trial reads and writes several times in one go.
         wait_s = min(WRITE_WAIT_S, settings.watchdog.timeout_s / 10) if petting else WRITE_WAIT_S
-        store = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots), lock_wait_s=wait_s)
-        tears = (
-            "a single U-Boot environment can be lost by a power cut" if store.single and not settings.bootloader.allow_single_env else ""
-        )
-        return store, tears
-    raise ConfigError(f"bootloader {settings.bootloader.kind} is not supported by this version", 'kind = "uboot" is')
+        store: Bootloader = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots), lock_wait_s=wait_s)
+    else:
+        raise ConfigError(f"bootloader {settings.bootloader.kind} is not supported by this version", 'kind = "uboot" is')
+    return store, "" if settings.bootloader.allow_single_env else store.tears
 
 
 def outside_floor(settings: Settings) -> OutsideFloor | None:
@@ -136,7 +134,6 @@ def check_devices(settings: Settings, *, present: bool = True) -> None:
 
 def check_apart(settings: Settings, store: Bootloader) -> None:
     """Nothing lies on an image's place, under whatever name: no other image, nor the boot store. Raises ConfigError."""
-    from abupdate.bootloaders.uboot import UBootStore
     from abupdate.devices import usage
 
     places = [(f"{slot}.{image}", path) for slot, part in settings.slots.items() for image, path in part.images.items()]
@@ -144,12 +141,10 @@ def check_apart(settings: Settings, store: Bootloader) -> None:
         if usage.covers(path, place):
             hint = "every image needs a place of its own"
             raise ConfigError(f"{other} ({place}) lies on {one} ({path})", hint)
-    for place, start, end in store.places() if isinstance(store, UBootStore) else ():
+    for place, start, end in store.places():
         for name, path in places:
             if usage.covers(path, place, start, end):
-                raise ConfigError(
-                    f"the boot store on {place} lies on slot {name} ({path})", "see fw_env.config: no update may write over it"
-                )
+                raise ConfigError(f"the boot store on {place} lies on slot {name} ({path})", "no update may write over it")
 
 
 def describe_head(head: bytes) -> SlotRecord | None:

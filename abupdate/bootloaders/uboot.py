@@ -8,9 +8,10 @@ is overwritten where it lies and can tear: `single` tells.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from abupdate.formats import fwenvconfig
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import EnvCopy, Environment, Scheme, choose, decode, encode, next_flag, rebuilt_flags
 from abupdate.log import log
-from abupdate.model import BootState, BootTraits, TrialPolicy
+from abupdate.model import BootState, BootTraits, Finding, Grade, TrialPolicy
+from abupdate.ports import Bootloader
 
-_TRAITS = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True)
+_TRAITS = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True, keeps_verity=True)
 _LARGEST_POLICY = TrialPolicy(tries=0xFF, budget=0xFF, boot_timeout_s=0xFFFF)
 # What libubootenv takes when no copy is valid: the variables that this U-Boot was built with, one NAME=VALUE a line.
 DEFAULT_ENVIRONMENT = Path("/etc/u-boot-initial-env")
@@ -51,7 +53,7 @@ class _Loaded:
         encode(environment, min(area.location.size_bytes for area in self.areas), self.scheme)
 
 
-class UBootStore:
+class UBootStore(Bootloader):
     """`ports.Bootloader` over fw_env.config. Raises ConfigError at once for a configuration that cannot be read or makes no sense."""
 
     def __init__(
@@ -90,6 +92,11 @@ class UBootStore:
         return "uboot:" + ",".join(map(str, self._locations))
 
     @property
+    def tears(self) -> str:
+        """See ports.Bootloader."""
+        return "a single U-Boot environment can be lost by a power cut" if self.single else ""
+
+    @property
     def single(self) -> bool:
         """True when there is one copy alone: a power cut in a commit can lose the whole environment."""
         return len(self._locations) == 1
@@ -120,6 +127,19 @@ class UBootStore:
             span = self._find_area(location).span()
             found.append((Path(location.device), span.start, span.end))
         return tuple(found)
+
+    def inspect(self) -> Iterator[Finding]:
+        """See ports.Bootloader."""
+        with contextlib.suppress(AbupdateError):  # reported by the check of the state
+            self.read()
+        if self.irreplaceable:
+            hint = "fw_printenv > /etc/u-boot-initial-env keeps a copy to rebuild from"
+            yield Finding(Grade.WARN, "boot store", f"the service will not rebuild a damaged store: {self.irreplaceable}", hint)
+        if self.lock_problem:
+            yield Finding(Grade.WARN, "boot store", self.lock_problem, "fw_setenv and abupdate could undo each other's writes")
+        if not self.single:
+            for index in self.invalid_copies():
+                yield Finding(Grade.WARN, "boot store", f"copy {index} of the environment is invalid", "the next write goes over it")
 
     def invalid_copies(self) -> tuple[int, ...]:
         """Indices of copies whose checksum is wrong (for `doctor`; one of two is no fault, the next commit goes over it)."""

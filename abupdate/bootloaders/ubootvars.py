@@ -4,6 +4,7 @@
     BOOT_<slot>_LEFT      boots left, hexadecimal as RAUC writes it
     BOOT_TRIAL            slot on trial; absent or empty: none
     BOOT_TRIES, BOOT_BUDGET, BOOT_TIMEOUT    the trial's numbers for the boot script, hexadecimal; its defaults are 3, a, 78
+    BOOT_<slot>_VERITY    dm-verity root hash of the slot, hexadecimal; absent or empty: none
     BOOT_FLOOR            mirror of the security counter's floor, hexadecimal
 
 Read as the boot script does, with a default for each that is missing alone: all slots in configured order; the budget (at least 1)
@@ -32,6 +33,11 @@ def left_name(slot: str) -> str:
     return f"BOOT_{slot}_LEFT"
 
 
+def verity_name(slot: str) -> str:
+    """Name of the variable with a slot's dm-verity root hash."""
+    return f"BOOT_{slot}_VERITY"
+
+
 def state_of(environment: Environment, slots: tuple[str, ...]) -> BootState:
     """What the variables say about the configured slots; never raises."""
     # An empty BOOT_TRIAL is the same as none.
@@ -48,6 +54,7 @@ def state_of(environment: Environment, slots: tuple[str, ...]) -> BootState:
         policy=policy,
         floor=_floor(environment.get(_FLOOR)),
         fresh=fresh,
+        verity={slot: root for slot in slots if (root := _root_hash(environment.get(verity_name(slot))))},
     )
 
 
@@ -64,6 +71,7 @@ def changed(environment: Environment, state: BootState, slots: tuple[str, ...]) 
     values: dict[str, bytes | None] = {_ORDER: " ".join(dict.fromkeys(state.order)).encode()}
     for slot in slots:
         values[left_name(slot)] = _hexadecimal(state.left.get(slot, 0))
+        values[verity_name(slot)] = state.verity[slot].encode() if state.verity.get(slot) else None
     values[_TRIAL] = state.trial.encode() if state.trial else None
     if state.policy is not None:
         numbers = {_TRIES: state.policy.tries, _BUDGET: state.policy.budget, _TIMEOUT: state.policy.boot_timeout_s}
@@ -104,6 +112,10 @@ def _policy(environment: Environment) -> TrialPolicy | None:
 def _counter(raw: bytes) -> int:
     match = _HEX.match(raw)
     return int(match.group(1)[-8:], 16) if match else 0
+
+
+def _root_hash(raw: bytes | None) -> str:
+    return (raw or b"").decode(errors="replace").strip()
 
 
 def _floor(raw: bytes | None) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from argparse import Namespace
@@ -16,8 +15,9 @@ from abupdate.devices.statedir import StateDir
 from abupdate.devices.thisboot import kernel_argument
 from abupdate.errors import AbupdateError
 from abupdate.health.programs import find_programs
+from abupdate.model import Finding, Grade
 from abupdate.operations.board import Board, observe
-from abupdate.operations.doctor import Check, Finding, Grade, check_floor, check_state, fix, run_checks
+from abupdate.operations.doctor import Check, check_floor, check_state, fix, run_checks
 from abupdate.operations.keyring import observe as observe_keyring
 
 
@@ -92,22 +92,10 @@ def _state_dir(settings: Settings) -> Iterable[Finding]:
 
 
 def _store(settings: Settings) -> Iterable[Finding]:
-    from abupdate.bootloaders.uboot import UBootStore
-
     store, tears = wiring.bootloader(settings)
     if tears:
         yield Finding(Grade.FAIL, "boot store", tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
-    if isinstance(store, UBootStore):
-        with contextlib.suppress(AbupdateError):  # reported by the check of the state
-            store.read()
-        if store.irreplaceable:
-            hint = "fw_printenv > /etc/u-boot-initial-env keeps a copy to rebuild from"
-            yield Finding(Grade.WARN, "boot store", f"the service will not rebuild a damaged store: {store.irreplaceable}", hint)
-        if store.lock_problem:
-            yield Finding(Grade.WARN, "boot store", store.lock_problem, "fw_setenv and abupdate could undo each other's writes")
-        if not store.single:
-            for index in store.invalid_copies():
-                yield Finding(Grade.WARN, "boot store", f"copy {index} of the environment is invalid", "the next write goes over it")
+    yield from store.inspect()
 
 
 def _boot(board: Board, settings: Settings) -> Iterable[Finding]:

@@ -16,7 +16,8 @@ from abupdate.fleet.control import AskMetrics, AskStatus, ask
 from abupdate.fleetsettings import FleetSettings
 from abupdate.formats import fleetlog
 from abupdate.health.programs import find_programs
-from abupdate.operations.doctor import Check, Finding, Grade
+from abupdate.model import Finding, Grade
+from abupdate.operations.doctor import Check
 
 HOOKS = ("drain", "restore", "peer-leaving", "peer-returned")
 _TOPIC = "fleet"

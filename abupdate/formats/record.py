@@ -80,12 +80,15 @@ def _floor_of(payload: bytes) -> int:
 
 
 def _slot_out(slot: SlotRecord) -> dict[str, object]:
-    return {**slot.extra, "state": slot.state.value, "version": slot.version, "bundle": slot.bundle, "counter": slot.counter}
+    body = {**slot.extra, "state": slot.state.value, "version": slot.version, "bundle": slot.bundle, "counter": slot.counter}
+    return {**body, "verity": slot.verity} if slot.verity else body
 
 
 def _attempt_out(attempt: Attempt) -> dict[str, object]:
+    started: dict[str, object] = {"starts": attempt.starts, "started_in": attempt.started_in} if attempt.starts else {}
     return {
         **attempt.extra,
+        **started,
         "slot": attempt.slot,
         "phase": attempt.phase.value,
         "boot_id": attempt.boot_id,
@@ -133,14 +136,21 @@ def _record_in(body: object) -> Record:
 def _slot_in(body: object) -> SlotRecord:
     if not isinstance(body, dict):
         raise ValueError("slot")
-    known = ("state", "version", "bundle", "counter")
-    return SlotRecord(SlotState(body["state"]), _text(body, "version"), _text(body, "bundle"), _count(body, "counter"), _extra(body, known))
+    known = ("state", "version", "bundle", "counter", "verity")
+    return SlotRecord(
+        SlotState(body["state"]),
+        _text(body, "version"),
+        _text(body, "bundle"),
+        _count(body, "counter"),
+        _extra(body, known),
+        _text(body, "verity"),
+    )
 
 
 def _attempt_in(body: object) -> Attempt:
     if not isinstance(body, dict):
         raise ValueError("attempt")
-    known = ("slot", "phase", "boot_id", "bundle", "version", "counter", "previous", "lease", "reason")
+    known = ("slot", "phase", "boot_id", "bundle", "version", "counter", "previous", "lease", "reason", "starts", "started_in")
     lease = body.get("lease")
     if lease is not None and type(lease) is not int:
         raise ValueError("lease")
@@ -155,4 +165,6 @@ def _attempt_in(body: object) -> Attempt:
         lease=lease,
         reason=_text(body, "reason"),
         extra=_extra(body, known),
+        starts=_count(body, "starts"),
+        started_in=_text(body, "started_in"),
     )

@@ -75,6 +75,7 @@ def observe(board: Board, *, readable: bool = True, heads: bool = True) -> Facts
         witnessed=witnessed,
         replaceable=not board.store.irreplaceable,
         outside=board.outside.value() if board.outside else None,
+        forgetful=not board.store.traits.armed_in_store,
     )
 
 
@@ -141,5 +142,5 @@ def _check_store(board: Board, wanted: BootState) -> None:
     """Success is what the store shows, not what was asked of it."""
     seen = board.store.read()
     left = {slot: wanted.left.get(slot, 0) for slot in board.slots}
-    if (seen.order, dict(seen.left), seen.trial) != (wanted.order, left, wanted.trial):
+    if (seen.order, dict(seen.left), seen.trial, dict(seen.verity)) != (wanted.order, left, wanted.trial, dict(wanted.verity)):
         raise Failed("the boot store does not show what was written to it", "is something else writing it? see `abupdate doctor`")

@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 
 from abupdate import machine
 from abupdate.errors import AbupdateError
-from abupdate.model import BootState, CommitBoot, Facts, RaiseFloor, RebuildBoot, SaveRecord, Situation, Step
+from abupdate.model import BootState, CommitBoot, Facts, Finding, Grade, RaiseFloor, RebuildBoot, SaveRecord, Situation, Step
 from abupdate.operations.board import LOCK_WAIT_S, Board, observe, perform
-
-
-class Grade(Enum):
-    """How bad a finding is. FAIL: an update would fail or could not be undone; WARN: it works, with a risk that is named."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; hint says what to do (empty: nothing)."""
-
-    grade: Grade
-    topic: str
-    text: str
-    hint: str = ""
-
 
 Check = Callable[[], Iterable[Finding]]
 
@@ -133,6 +112,11 @@ def fix(board: Board, show: Callable[[str], None]) -> int:
     """Show and perform the repairs; returns how many steps were done. Raises Busy, Failed."""
     done = 0
     with board.state.lock(LOCK_WAIT_S):
+        # First what the store needs to be one: entries that are missing, for example.
+        for repair in board.store.repairs():
+            show(repair.text)
+            repair.run()
+            done += 1
         before: tuple[Step, ...] = ()
         for _ in range(4):
             steps = repairs(observe(board, readable=False))

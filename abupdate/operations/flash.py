@@ -50,8 +50,9 @@ def flash(
             _refuse_downgrade(facts, manifest.security_counter)
             _refuse_same(facts, name, manifest.version)
             contents.fits(slot, manifest)
+            verity = _root_hash(board, manifest)
             # Not after everything is written: without room for a trial the slot could never be armed.
-            board.store.check_room(machine.armed_state(facts, slot))
+            board.store.check_room(machine.armed_state(facts, slot, verity))
             head = bundle.head()
             doers: dict[type, Callable[[Step], None]] = {
                 SaveHead: lambda step: board.state.save_head(slot, head),
@@ -59,14 +60,14 @@ def flash(
                 ReadBack: lambda step: contents.verify(slot, head, progress),
             }
             working = replace(board, doers=doers)
-            request = machine.Write(slot, name, manifest.version, manifest.security_counter)
+            request = machine.Write(slot, name, manifest.version, manifest.security_counter, verity=verity)
             try:
                 carry_out(working, request)
             except BaseException as error:
                 _note_failure(board, slot, error)
                 raise
             if activate:
-                _arm(working, machine.Activate(slot, verified=True))
+                _arm(working, machine.Activate(slot, verified=True, verity=verity))
         return Outcome(slot, manifest.version, name, activate)
 
 
@@ -127,7 +128,7 @@ def activate(
             _refuse_downgrade(facts, manifest.security_counter)
             contents.fits(target, manifest)
             doers: dict[type, Callable[[Step], None]] = {ReadBack: lambda step: contents.verify(target, head, progress)}
-            _arm(replace(board, doers=doers), machine.Activate(target, lease=lease))
+            _arm(replace(board, doers=doers), machine.Activate(target, lease=lease, verity=_root_hash(board, manifest)))
         return Outcome(target, known.version, known.bundle, armed=True)
 
 
@@ -163,6 +164,24 @@ def _is_armed(board: Board) -> bool | None:
         return machine.situation(observe(board)) is Situation.ARMED
     except (AbupdateError, OSError):
         return None
+
+
+def _root_hash(board: Board, manifest: Manifest) -> str:
+    """The root hash that the boot side must hand to the kernel, in hex; empty where the bundle has none. Raises ConfigError, Refused."""
+    roots = [image for image in manifest.images if image.verity_root is not None]
+    if len(roots) > 1:
+        raise Refused(
+            f"images {', '.join(image.name for image in roots)} all have a dm-verity root hash", "one, of the root file system, can be used"
+        )
+    if not roots:
+        return ""
+    if not board.store.traits.keeps_verity:
+        raise ConfigError(
+            f"image {roots[0].name} is to be opened with dm-verity, and this bootloader cannot hand the kernel its root hash",
+            "see bootloader-hooks/README.md",
+        )
+    assert roots[0].verity_root is not None
+    return roots[0].verity_root.hex()
 
 
 def _refuse_downgrade(facts: Facts, counter: int) -> None:

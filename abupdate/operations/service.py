@@ -115,7 +115,8 @@ class Service:
             self._wanted = True
             self._announcer.ready("on trial")
             log.warning("slot %s is on trial", facts.booted if facts else "?")
-            code = self._trial()
+            uncounted = facts is not None and machine.tried_out(facts)
+            code = self._go_back("tries exhausted: the bootloader could not count them") if uncounted else self._trial()
             if code is not None:
                 return code
         else:
@@ -140,6 +141,8 @@ class Service:
                     perform(board, machine.rebuild(facts))
                 facts = settle(board)
                 perform(board, machine.decide(facts, machine.Start()))
+                if machine.situation(facts) is Situation.ARMED:
+                    board.store.rearm()
                 self._settled = True
                 # Not where it failed: what nobody has dealt with must not look as if somebody had.
                 with contextlib.suppress(OSError):

@@ -174,8 +174,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "arm: `armed` recorded before the store",
         "abupdate/machine.py",
-        'CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed")',
-        'SaveRecord(armed, f"slot {slot} is armed"), CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial")',
+        'CommitBoot(armed_state(facts, slot, verity), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed")',
+        'SaveRecord(armed, f"slot {slot} is armed"), CommitBoot(armed_state(facts, slot, verity), f"slot {slot} boots next, on trial")',
         "a cut between shows an attempt that reverted although it never began",
         _MACHINE,
     ),
@@ -809,8 +809,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "environment: a single copy is flashed over",
         "abupdate/wiring.py",
-        "if store.single and not settings.bootloader.allow_single_env else",
-        "if store.single and settings.bootloader.allow_single_env else",
+        '"" if settings.bootloader.allow_single_env else store.tears',
+        '"" if not settings.bootloader.allow_single_env else store.tears',
         "a cut in the commit loses the whole environment",
         (*_REFUSED, *_CONFIG),
     ),
@@ -1395,8 +1395,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "lease: an activation by hand takes over the one of an attempt before",
         "abupdate/machine.py",
-        "previous=facts.booted, lease=request.lease)\n    written",
-        "previous=facts.booted)\n    written",
+        'previous=facts.booted, lease=request.lease, starts=0, started_in="")\n    written',
+        'previous=facts.booted, starts=0, started_in="")\n    written',
         "a device says that it went down under a lease which it never used for that",
         _STANDING,
     ),

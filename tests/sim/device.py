@@ -22,7 +22,7 @@ from abupdate.operations import verdict
 from abupdate.operations.board import Board, observe
 from abupdate.operations.outside import OutsideFloor
 from abupdate.operations.service import Hardware, Numbers, Service, Stop
-from abupdate.ports import Watchdog
+from abupdate.ports import Bootloader, Watchdog
 from abupdate.wiring import describe_head
 from tests.sim.blocks import Block
 from tests.sim.bootrom import BootRom, UBootRom
@@ -73,16 +73,23 @@ class Boot:
         return 30.0
 
 
-class Store:
+class Store(Bootloader):
     """`ports.Bootloader`: the production store over the modelled medium."""
+
+    irreplaceable = ""
+    location = ""
+    traits = BootTraits(0, False, False, False)
 
     def __init__(self, machine: Machine, store: EnvStore, folder: Path) -> None:
         self._machine = machine
         self._store = store
         self._folder = folder
-        self.irreplaceable = ""
-        self.traits: BootTraits = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True)
+        self.traits = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True)
         self.location = "uboot:" + store.name
+
+    def places(self) -> tuple[tuple[Path, int, int], ...]:
+        """See ports.Bootloader."""
+        return ()
 
     def read(self) -> BootState:
         """See ports.Bootloader."""

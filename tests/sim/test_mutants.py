@@ -29,7 +29,7 @@ class Mutant:
 _WRITTEN = 'SaveRecord(written, f"slot {slot} is written and verified"),'
 _STEP_3 = """        CommitBoot(_without(boot, slot, facts.booted, facts.policy), f"slot {slot} must not boot while it is written"),
 """
-_ARM = '(CommitBoot(armed_state(facts, slot), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
+_ARM = '(CommitBoot(armed_state(facts, slot, verity), f"slot {slot} boots next, on trial"), SaveRecord(armed, f"slot {slot} is armed"))'
 _CONFIRM = '(CommitBoot(state, f"slot {booted} is confirmed"), SaveRecord(record, f"slot {booted} is confirmed"))'
 _FALLBACK = 'steps.append(CommitBoot(_without(boot, slot, facts.booted, facts.policy), f"take slot {slot} out after its fallback"))'
 _NOR = """    area = loaded.areas[target]

@@ -10,7 +10,7 @@ import pytest
 
 from abupdate import machine
 from abupdate.errors import AbupdateError, Busy, ConfigError, Failed, NothingToDo, Refused
-from abupdate.model import BootState, BootTraits, CommitBoot, Phase, Record, SaveRecord, Situation, SlotState
+from abupdate.model import BootState, BootTraits, CommitBoot, Grade, Phase, Record, SaveRecord, Situation, SlotState
 from abupdate.operations import board as boards
 from abupdate.operations import doctor, verdict
 from abupdate.operations import flash as flashing
@@ -185,7 +185,7 @@ def test_one_verb_at_a_time(device: Device) -> None:
 # -- what success means
 
 
-class Deaf:
+class Deaf(Bootloader):
     """A store that takes every commit and keeps what it had."""
 
     def __init__(self, inner: Bootloader) -> None:
@@ -203,6 +203,9 @@ class Deaf:
     @property
     def irreplaceable(self) -> str:
         return self._inner.irreplaceable
+
+    def places(self) -> tuple[tuple[Path, int, int], ...]:
+        return ()
 
     def read(self) -> BootState:
         return self._inner.read()
@@ -393,7 +396,7 @@ def test_doctor_rebuilds_an_unreadable_store_and_takes_an_unknown_trial_out(devi
     assert machine.situation(device.facts()) is Situation.STEADY
     device.machine.put("env", device.store.media.blank())
     (finding,) = doctor.check_state(device.board())
-    assert finding.grade is doctor.Grade.FAIL
+    assert finding.grade is Grade.FAIL
     shown.clear()
     assert doctor.fix(device.board(), shown.append) >= 1
     assert "write the boot store anew" in shown[0]
