@@ -170,3 +170,21 @@ def make_folder(path: Path, mode: int = 0o700, files: Files = LINUX) -> None:
         return
     # Without this the new folder can be gone after a power cut, with everything that was flushed inside it.
     sync_folder(path.parent, files)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Return when everything of the file system that a file or folder lies on is on the medium. Raises OSError.
+
+    FAT keeps a file's length and clusters in places that are neither the file's nor its folder's.
+    """
+    # Python has no syncfs(2).
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(descriptor)

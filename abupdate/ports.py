@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -96,6 +97,34 @@ class SparseTarget(Target, Protocol):
 
     def next_data(self, offset: int, end: int) -> int:
         """First multiple of 4096 in [offset, end) at which there may be data; `end` where the rest is a hole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a file has on its file system. filesystem: a number that files of the same one share. free_bytes: of that file system.
+
+    held_bytes: the file takes up already. block_bytes: space is handed out in these.
+    """
+
+    filesystem: int
+    free_bytes: int
+    held_bytes: int
+    block_bytes: int
+
+
+@runtime_checkable
+class FileTarget(Target, Protocol):
+    """A target that is a regular file of a mounted file system, there or not yet: an image of kind `file` gives it its size."""
+
+    @property
+    def exists(self) -> bool:
+        """False until `resize` has made it."""
+
+    def room(self) -> Room:
+        """What it has, and could have. Raises ConfigError."""
+
+    def resize(self, size_bytes: int) -> None:
+        """Make it exactly as long, and make it where it is missing. Raises Failed."""
 
 
 class Source(Protocol):

@@ -119,9 +119,17 @@ def check_devices(settings: Settings, *, present: bool = True) -> None:
     from abupdate.devices import usage
 
     places = [(f"{slot}.{image}", path) for slot, part in settings.slots.items() for image, path in part.images.items()]
-    seen: dict[usage.Identity, str] = {}
+    seen: dict[object, str] = {}
     state = next(parent for parent in (settings.state_dir, *settings.state_dir.parents) if parent.exists())
     for name, path in places:
+        if usage.is_to_be_made(path):
+            # FAT knows no case: two names that differ in nothing else are one file there.
+            folder = path.parent.stat()
+            identity: object = (folder.st_dev, folder.st_ino, path.name.casefold())
+            if identity in seen:
+                raise ConfigError(f"{seen[identity]} and {name} are the same file ({path})", "every image needs a place of its own")
+            seen[identity] = name
+            continue
         if not present and not path.exists():
             continue
         identity = usage.identify(path)

@@ -59,6 +59,9 @@ def _slots(settings: Settings) -> Iterable[Finding]:
     for slot, part in settings.slots.items():
         for image, path in part.images.items():
             where = f"{slot}.{image} {path}"
+            if usage.is_to_be_made(path):
+                yield Finding(Grade.OK, "slots", f"{where} is not there yet, a flash of slot {slot} makes it")
+                continue
             yield Finding(Grade.OK, "slots", f"{where} has {_size(path)} MiB")
             if usage.is_mounted_rw(path):
                 hint = "mount it read-only: `verify` and chunk reuse would find other bytes than were flashed"
@@ -66,7 +69,7 @@ def _slots(settings: Settings) -> Iterable[Finding]:
 
 
 def _apart(settings: Settings) -> Iterable[Finding]:
-    if all(path.exists() for part in settings.slots.values() for path in part.images.values()):
+    if all(path.exists() or usage.is_to_be_made(path) for part in settings.slots.values() for path in part.images.values()):
         wiring.check_apart(settings, wiring.bootloader(settings)[0])
     return ()
 

@@ -48,6 +48,15 @@ def identify_status(path: str | Path, status: os.stat_result) -> Identity:
     raise ConfigError(f"{path} is neither a block device nor a regular file", "check the slot's path in the configuration")
 
 
+def is_to_be_made(path: Path) -> bool:
+    """True for a path at which a flash may make a file: nothing lies there, its folder does, and it is no device's.
+
+    A missing device node is a missing device: whatever would be written there would lie in memory.
+    """
+    folder_there = os.path.isdir(path.parent)  # noqa: PTH112 # pathlib's raises where the medium fails
+    return folder_there and not os.path.lexists(path) and Path("/dev") not in path.absolute().parents
+
+
 def same_target(one: str | Path, other: str | Path) -> bool:
     """True when both paths name the same device or file (symbolic links, hard links and extra device nodes included)."""
     return identify(one) == identify(other)
@@ -140,8 +149,13 @@ def covers(target: str | Path, place: str | Path, start: int = 0, end: int = 1 <
     """True when whoever writes all of `target` writes into the bytes from start to end of `place`, or over the file system it lies on.
 
     Both are block devices or regular files; in one and the same device or file no byte is safe. A partition covers its part of the
-    disk, a disk all of its partitions. Raises ConfigError where one is neither.
+    disk, a disk all of its partitions. A file that is still to be made covers nothing, and lies where its folder does. Raises
+    ConfigError where one is neither.
     """
+    if is_to_be_made(Path(target)):
+        return False
+    if is_to_be_made(Path(place)):
+        return lies_on(Path(place).parent, target)
     mine = identify(target)
     if Path(place).is_char_device():
         return False  # raw flash: slots are not written through it

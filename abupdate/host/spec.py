@@ -13,7 +13,7 @@
     chain = ["keyring-1.abk", "keyring-2.abk"]  # optional: every version of the keyring, oldest first (keyrings or chains)
     [images.rootfs]
     file = "rootfs.ext4"                  # relative to the SPEC's folder
-    kind = "raw"                          # optional
+    kind = "raw"                          # optional: "file" for a regular file on the device, such as a kernel on the ESP
     codec = "zstd"                        # optional: "none" stores the bytes as they are
     level = 19                            # optional, for this image
 
@@ -118,8 +118,8 @@ def _image(where: str, name: str, value: object, folder: Path, default_level: in
     kind_text, codec_text = table.text("kind", "raw"), table.text("codec", "zstd")
     if kind_text not in {kind.value for kind in ImageKind}:
         raise ConfigError(f"{place}: unknown kind {kind_text!r}", f"known are {', '.join(kind.value for kind in ImageKind)}")
-    if kind_text != ImageKind.RAW.value:
-        raise ConfigError(f"{place}: kind {kind_text!r} cannot be built yet", 'this version builds kind = "raw"')
+    if kind_text not in (ImageKind.RAW.value, ImageKind.FILE.value):
+        raise ConfigError(f"{place}: kind {kind_text!r} cannot be built yet", 'this version builds kind = "raw" and "file"')
     if codec_text not in {codec.value for codec in Codec}:
         raise ConfigError(f"{place}: unknown codec {codec_text!r}", 'known are "zstd" and "none"')
     image_level = table.number("level", 1, 22, default_level)

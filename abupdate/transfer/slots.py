@@ -7,12 +7,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abupdate.devices.block import open_readonly, open_target
-from abupdate.errors import ConfigError, Refused
+from abupdate.devices.fileimage import open_for_reading, open_place
+from abupdate.errors import ConfigError, Failed, Refused
 from abupdate.formats.bundle import Head, Open, Tables, parse_stored_head, read_signed, read_tables
 from abupdate.formats.codec import Opener
-from abupdate.model import ImageKind, Manifest, Sealing
-from abupdate.ports import OpenBundle, Progress, Source, Target, WaitingSource
+from abupdate.model import Image, ImageKind, Manifest, Sealing
+from abupdate.ports import FileTarget, OpenBundle, Progress, Source, Target, WaitingSource
 from abupdate.transfer.install import install_image
 from abupdate.transfer.sources import RateLimit
 from abupdate.transfer.verify import verify_image
@@ -74,12 +74,12 @@ class DeviceSlots:
         max_rate: int | None = None,
         *,
         open_head: Open,
-        open_target: Callable[[Path], Target] = open_target,
-        open_readonly: Callable[[Path], Target] = open_readonly,
+        open_target: Callable[[Path], Target] = open_place,
+        open_readonly: Callable[[Path], Target] = open_for_reading,
     ) -> None:
         """slots: slot -> image -> device. max_rate: bytes a second read from the source. open_head: decides about stored heads.
 
-        open_target, open_readonly: as in devices/block.py; the crash simulator has its own.
+        open_target, open_readonly: as in devices/fileimage.py; the crash simulator has its own.
         """
         self._open_target = open_target
         self._open_readonly = open_readonly
@@ -111,13 +111,21 @@ class DeviceSlots:
         for name in sorted(targets.keys() - names):
             raise Refused(f"the bundle lacks image {name}, so the slot would not be whole", "build the bundle with all images of the slot")
         for image in manifest.images:
+            place, target = self._slots[slot][image.name], targets[image.name]
+            if image.kind is ImageKind.FILE:
+                if not isinstance(target, FileTarget):
+                    raise ConfigError(f"image {image.name} is a file, {place} is not", "name a path on a mounted file system")
+                continue
             if image.kind is not ImageKind.RAW:
                 raise Refused(f"image {image.name} is of kind {image.kind.value}, which needs a newer abupdate")
-            if image.size_bytes > targets[image.name].size_bytes:
-                place, room = self._slots[slot][image.name], targets[image.name].size_bytes
+            if isinstance(target, FileTarget) and not target.exists:
+                raise ConfigError(f"{place}: No such file or directory", "check the slot's path in the configuration")
+            if image.size_bytes > target.size_bytes:
                 raise ConfigError(
-                    f"image {image.name} has {image.size_bytes} bytes and {place} {room}", "the slot is too small for this bundle"
+                    f"image {image.name} has {image.size_bytes} bytes and {place} {target.size_bytes}",
+                    "the slot is too small for this bundle",
                 )
+        _check_space([(image, target) for image in manifest.images if isinstance(target := targets[image.name], FileTarget)])
 
     def write(self, slot: str, bundle: OpenBundle, progress: Progress) -> None:
         """See ports.SlotContents."""
@@ -129,6 +137,8 @@ class DeviceSlots:
         for image in bundle.manifest.images:
             chunks, opener, target = bundle.tables.chunks(image.name), bundle.opener(image.name), targets[image.name]
             shown = _shifted(progress, "write", before, total)
+            if image.kind is ImageKind.FILE and isinstance(target, FileTarget):
+                target.resize(image.size_bytes)
             install_image(bundle.source, image, chunks, target, shown, limit=limit, opener=opener)
             before += image.size_bytes
         _expect_end(bundle.source)
@@ -153,8 +163,30 @@ class DeviceSlots:
                     opened = self._open_readonly(path)
                     stack.callback(opened.close)
                     target = opened
+                if image.kind is ImageKind.FILE and target.size_bytes != image.size_bytes:
+                    place = self._slots[slot][image.name]
+                    raise Failed(f"{place} has {target.size_bytes} bytes, image {image.name} {image.size_bytes}", "flash the slot again")
                 verify_image(image, parsed.tables.chunks(image.name), target, _shifted(progress, "verify", before, total))
                 before += image.size_bytes
+
+
+def _check_space(images: list[tuple[Image, FileTarget]]) -> None:
+    """Raises ConfigError where a file system has no room for its images of kind `file`."""
+    needed: dict[int, int] = {}
+    free: dict[int, int] = {}
+    for image, target in images:
+        if image.kind is not ImageKind.FILE:
+            continue
+        room = target.room()
+        # A name that is new may need a block of its folder's.
+        blocks = -(-image.size_bytes // room.block_bytes) + (0 if target.exists else 1)
+        needed[room.filesystem] = needed.get(room.filesystem, 0) + blocks * room.block_bytes - room.held_bytes
+        free[room.filesystem] = room.free_bytes
+        if needed[room.filesystem] > free[room.filesystem]:
+            raise ConfigError(
+                f"image {image.name} has {image.size_bytes} bytes, its file system lacks {needed[room.filesystem] - room.free_bytes}",
+                "make room on it: the ESP holds the kernels of both slots",
+            )
 
 
 def _take(source: Source, count: int) -> bytes:
