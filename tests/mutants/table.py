@@ -198,8 +198,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "arm: the trial is written as confirmed",
         "abupdate/machine.py",
-        "left, trial=slot, policy=facts.policy, floor=boot.floor)",
-        "left, trial=None, policy=facts.policy, floor=boot.floor)",
+        "left, trial=slot, policy=facts.policy, floor=boot.floor, verity=roots)",
+        "left, trial=None, policy=facts.policy, floor=boot.floor, verity=roots)",
         "no trial at all: a slot that does not come up is never left",
         _MACHINE,
     ),

@@ -25,8 +25,8 @@ import abupdate
 from tests.sim import fleetlog, journal, judge
 from tests.sim.explore import Limits, Tally, explore
 from tests.sim.judge import Violation
-from tests.sim.scenarios import scenarios
-from tests.sim.stores import STORES
+from tests.sim.places import PLACES
+from tests.sim.scenarios import applies, scenarios
 
 # The first place is explored with every subset that is feasible, the others with fewer samples.
 WHOLE = Limits(depth=3, most=128, samples=64, again=1500)
@@ -77,7 +77,7 @@ def work(task: Task) -> Explored:
     try:
         if task.operation in _FLEET:
             return _explored(task, fleetlog.Explorer(_FLEET[task.operation], task.limits).run(), begun_s)
-        store = next(one for one in STORES if one.name == task.place)
+        store = next(one for one in PLACES if one.name == task.place)
         # A folder of its own: what one process makes there is not for another to find half made.
         with tempfile.TemporaryDirectory(dir=task.folder) as folder:
             scenario = next(one for one in scenarios(Path(folder)) if one.name == task.operation)
@@ -100,11 +100,13 @@ def tasks(folder: Path, options: argparse.Namespace) -> list[Task]:
     words = options.name or [""]
     chosen = [name for name in names if any(word == name if word in names else word in name for word in words)]
     found: list[Task] = []
-    for place in STORES:
+    for place in PLACES:
         if options.place and place.name not in options.place:
             continue
-        limits = replace(FEW if options.few else WHOLE if place is STORES[0] else OTHERS, seed=options.seed, depth=options.depth)
-        found += [Task(name, place.name, limits, folder) for name in chosen if name not in _FLEET or place is STORES[0]]
+        limits = replace(FEW if options.few else WHOLE if place is PLACES[0] else OTHERS, seed=options.seed, depth=options.depth)
+        found += [
+            Task(name, place.name, limits, folder) for name in chosen if place is PLACES[0] or (name not in _FLEET and applies(name, place))
+        ]
     return sorted(found, key=lambda task: not task.operation.startswith("flash"))
 
 
@@ -114,7 +116,7 @@ def main() -> int:
     parser.add_argument("--depth", type=int, default=3, help="how many cuts one after the other")
     parser.add_argument("--seed", type=int, default=0, help="of the samples where there are too many subsets")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--place", action="append", help=f"where the environment lies: {', '.join(store.name for store in STORES)}")
+    parser.add_argument("--place", action="append", help=f"where the environment lies: {', '.join(store.name for store in PLACES)}")
     parser.add_argument("--few", action="store_true", help="few subsets of what was not flushed")
     parser.add_argument("name", nargs="*")
     options = parser.parse_args()

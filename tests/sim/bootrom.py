@@ -4,39 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
 
 from abupdate.formats.ubootenv import Environment
 from tests.sim import uboot_hook_model as hook
+from tests.sim.bootplace import BootRom, Started
 from tests.sim.parts import OnEvent, Part, Running
 from tests.sim.stores import EnvStore
 
 # More boots than tries and both budgets together.
 MANY_BOOTS = 30
-
-
-@dataclass(frozen=True)
-class Started:
-    """slot: what boots, None: nothing. trial: on trial. failed: slots whose kernel did not start. store: the medium afterwards.
-
-    during: the medium at moments inside the hook's own writes. Every one of them may be cut.
-    """
-
-    slot: str | None
-    trial: bool
-    failed: tuple[str, ...]
-    store: Part
-    during: tuple[Part, ...]
-
-
-class BootRom(Protocol):
-    """The boot side of one kind of bootloader; a frozen value."""
-
-    def __hash__(self) -> int:
-        """By value."""
-
-    def power_up(self, store: Part, loads: frozenset[str]) -> Started:
-        """Start once. loads: slots whose kernel starts."""
 
 
 @dataclass(frozen=True)

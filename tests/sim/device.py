@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from abupdate.bootloaders.uboot import UBootStore
 from abupdate.errors import AbupdateError, Failed
 from abupdate.formats.bundle import parse_stored_head
 from abupdate.model import BootState, BootTraits, Decision, Facts, Manifest, SlotRecord, TrialPolicy
@@ -25,14 +24,14 @@ from abupdate.operations.service import Hardware, Numbers, Service, Stop
 from abupdate.ports import Bootloader, Watchdog
 from abupdate.wiring import describe_head
 from tests.sim.blocks import Block
-from tests.sim.bootrom import BootRom, UBootRom
+from tests.sim.bootplace import SLOTS, BootPlace, BootRom
 from tests.sim.contents import IMAGES, V1, V2, V3, Content, filled, identify
 from tests.sim.installer import Opened, Slots
 from tests.sim.journal import Machine
 from tests.sim.parts import Part, Running
 from tests.sim.rings import CHAIN, TRUST, admission
 from tests.sim.state import State, empty_data, fresh_boot_id
-from tests.sim.stores import RAW, SLOTS, EnvStore
+from tests.sim.stores import RAW
 from tests.sim.tpm import Index
 
 __all__ = ["POLICY", "SLOTS", "V1", "V2", "V3", "Device", "new_device", "power_up", "reboot"]
@@ -80,12 +79,12 @@ class Store(Bootloader):
     location = ""
     traits = BootTraits(0, False, False, False)
 
-    def __init__(self, machine: Machine, store: EnvStore, folder: Path) -> None:
+    def __init__(self, machine: Machine, store: BootPlace, folder: Path) -> None:
         self._machine = machine
         self._store = store
         self._folder = folder
-        self.traits = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True)
-        self.location = "uboot:" + store.name
+        self.traits = store.traits
+        self.location = "store:" + store.name
 
     def places(self) -> tuple[tuple[Path, int, int], ...]:
         """See ports.Bootloader."""
@@ -94,7 +93,7 @@ class Store(Bootloader):
     def read(self) -> BootState:
         """See ports.Bootloader."""
 
-        def both(real: UBootStore) -> tuple[BootState, str]:
+        def both(real: Bootloader) -> tuple[BootState, str]:
             return real.read(), real.irreplaceable
 
         state: BootState
@@ -113,7 +112,11 @@ class Store(Bootloader):
         """See ports.Bootloader."""
         self._do(("rebuild", repr(state)), lambda real: real.rebuild(state))
 
-    def _do(self, what: object, action: Callable[[UBootStore], Any]) -> Any:
+    def rearm(self) -> None:
+        """See ports.Bootloader."""
+        self._do("rearm", lambda real: real.rearm())
+
+    def _do(self, what: object, action: Callable[[Bootloader], Any]) -> Any:
         def run(running: Mapping[str, Running], machine: Machine) -> Any:
             return action(self._store.bootloader(running["env"], self._folder))
 
@@ -169,7 +172,7 @@ class Device:
 
     machine: Machine
     boot: Boot
-    store: EnvStore
+    store: BootPlace
     folder: Path
     loads: frozenset[str] = frozenset(SLOTS)
     has_tpm: bool = False
@@ -180,7 +183,7 @@ class Device:
     @property
     def rom(self) -> BootRom:
         """What starts it."""
-        return UBootRom(self.store)
+        return self.store.rom
 
     def clone(self) -> Device:
         """The same boot on a copy of the media: what another process finds after this one was killed."""
@@ -190,7 +193,7 @@ class Device:
         """The ports as wiring.py would hand them out."""
         store = Store(self.machine, self.store, self.folder)
         outside = OutsideFloor(Index(self.machine)) if self.has_tpm else None
-        return Board(SLOTS, POLICY, store, self.state, self.boot, describe_stored, tolerant=tolerant, outside=outside)
+        return Board(SLOTS, self.store.policy, store, self.state, self.boot, describe_stored, tolerant=tolerant, outside=outside)
 
     @property
     def state(self) -> State:
@@ -279,7 +282,7 @@ def content_of(parts: tuple[Part, ...], slot: str) -> Content | None:
     return identify(boot, rootfs)
 
 
-def new_device(folder: Path, store: EnvStore = RAW, *, has_tpm: bool = False) -> Device:
+def new_device(folder: Path, store: BootPlace = RAW, *, has_tpm: bool = False) -> Device:
     """A board from the factory: V1 on A, rubbish on B, an environment that abupdate never wrote to, no state_dir."""
     parts = {"env": store.blank(), "files": empty_data(), **filled("A", V1), **filled("B", None), "tpm": Index.blank()}
     return power_up(tuple(parts[name] for name in NAMES), store, folder, has_tpm=has_tpm)
@@ -287,7 +290,7 @@ def new_device(folder: Path, store: EnvStore = RAW, *, has_tpm: bool = False) ->
 
 def power_up(
     parts: tuple[Part, ...],
-    store: EnvStore,
+    store: BootPlace,
     folder: Path,
     loads: frozenset[str] = frozenset(SLOTS),
     reset: str = "",
@@ -295,7 +298,7 @@ def power_up(
     has_tpm: bool = False,
 ) -> Device:
     """A boot on these durable media, with a boot id of its own. The hook must find something to start."""
-    started = UBootRom(store).power_up(parts[0], loads)
+    started = store.rom.power_up(parts[0], loads)
     assert started.slot is not None
     machine = Machine(NAMES, (started.store, *parts[1:]))
     return Device(machine, Boot(started.slot, fresh_boot_id(parts[1]), reset=reset), store, folder, loads, has_tpm)
@@ -308,7 +311,9 @@ def durable(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 def reboot(device: Device, reset: str = "") -> Device:
     """An orderly reboot."""
-    return again(device, durable(device.machine.parts), reset)
+    left = device.machine.parts
+    env, *rest = durable(left)
+    return again(device, (device.store.warm(left[0], env), *rest), reset)
 
 
 def again(device: Device, parts: tuple[Part, ...], reset: str = "") -> Device:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from tests.sim.bootplace import BootPlace
 from tests.sim.contents import block_key
 from tests.sim.device import Device, again, exit_code, reboot
 from tests.sim.journal import Machine, Moment
@@ -22,7 +23,6 @@ from tests.sim.judge import Judge, Scenario, Violation, lost
 from tests.sim.parts import Part, digest, outcomes
 from tests.sim.rings import version_on
 from tests.sim.state import files_key
-from tests.sim.stores import EnvStore
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _State:
 class Explorer:
     """The exploration of one scenario with its environment in one place."""
 
-    def __init__(self, scenario: Scenario, store: EnvStore, limits: Limits = Limits()) -> None:
+    def __init__(self, scenario: Scenario, store: BootPlace, limits: Limits = Limits()) -> None:
         self.scenario = scenario
         self.store = store
         self.limits = limits
@@ -260,12 +260,12 @@ def _left(dirty: tuple[Part, ...], seed: int, most: int, samples: int) -> tuple[
     return tuple(found)
 
 
-def key_of(store: EnvStore, parts: tuple[Part, ...], *, leftovers: bool = True) -> bytes:
+def key_of(store: BootPlace, parts: tuple[Part, ...], *, leftovers: bool = True) -> bytes:
     """Two states with the same key go on alike."""
     env, files, *slots = parts
     return digest(store.key(env), files_key(files, leftovers), *map(block_key, slots))
 
 
-def explore(scenario: Scenario, store: EnvStore, limits: Limits = Limits()) -> Tally:
+def explore(scenario: Scenario, store: BootPlace, limits: Limits = Limits()) -> Tally:
     """Enumerate; raises Violation at the first broken promise."""
     return Explorer(scenario, store, limits).run()

@@ -88,7 +88,7 @@ def confirmed(device: Device, code: int, uncut: Device) -> str:
     if device.boot.slot == "A":
         # Cuts alone used up its tries.
         attempt = device.facts().record
-        fair = attempt is not None and attempt.attempt is not None and attempt.attempt.reason == "tries exhausted"
+        fair = attempt is not None and attempt.attempt is not None and attempt.attempt.reason in device.store.reasons
         return "" if fair and code == 4 and states(device)["B"] is SlotState.BAD else "slot A runs"
     return differs(device, uncut, counters=device.boot.settled)
 
@@ -133,7 +133,7 @@ def cleaned_up(device: Device, code: int, uncut: Device) -> str:
     assert wanted is not None
     assert wanted.attempt is not None
     # That the watchdog had fired is known in the boot after it alone: cut before it is recorded, the counter is all that tells.
-    reasons = (wanted.attempt.reason, "tries exhausted")
+    reasons = (wanted.attempt.reason, *device.store.reasons)
     if record is None or record.attempt is None or record.attempt.reason not in reasons:
         return f"the reason is lost: {record}"
     return differs(device, uncut, reasons=False)

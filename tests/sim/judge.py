@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from abupdate import machine
 from abupdate.errors import AbupdateError
 from abupdate.model import Facts, Phase, Record, Situation, SlotState
+from tests.sim.bootplace import SLOTS, BootPlace
 from tests.sim.bootrom import fate
 from tests.sim.contents import Content
-from tests.sim.device import POLICY, Device, content_of
+from tests.sim.device import Device, content_of
 from tests.sim.filesystem import Files
 from tests.sim.parts import Part
 from tests.sim.rings import RINGS, V2_OF_RING_3, version_on
-from tests.sim.stores import SLOTS, EnvStore
 from tests.sim.tpm import Index
 
 
@@ -34,7 +34,7 @@ class Scenario:
     """
 
     name: str
-    prepare: Callable[[EnvStore], Device]
+    prepare: Callable[[BootPlace], Device]
     command: Callable[[Device], None]
     goal: Callable[[Device, int, Device], str]
     confirmed: frozenset[tuple[str, str]]
@@ -60,9 +60,9 @@ class Judge:
     def media(self, parts: tuple[Part, ...]) -> str:
         """What boots from here on if nobody ever confirms: always a whole slot, and outside a trial a confirmed one."""
         store, loads = self.start.store, self.start.loads
-        trial = _word(store, parts[0], "BOOT_TRIAL")
-        if trial and content_of(parts, trial) is None:
-            return f"BOOT_TRIAL names slot {trial}, which is not whole"
+        state = store.state(parts[0])
+        if state is not None and state.trial and content_of(parts, state.trial) is None:
+            return f"slot {state.trial} is on trial and not whole"
         files = parts[1]
         assert isinstance(files, Files)
         if self.scenario.keeps and self.scenario.keeps not in files.content.values():
@@ -72,9 +72,10 @@ class Judge:
             return "a bundle was used with a keyring that is not kept"
         if Index.of(parts[-1]) > self._floor_shown(parts):
             return "the TPM's floor is above what was ever confirmed"
-        order = _word(store, parts[0], "BOOT_ORDER").split()
-        for good in sorted(self.scenario.stays) if order else ():
-            if good not in order or int(_word(store, parts[0], f"BOOT_{good}_LEFT") or "0", 16) == 0:
+        for good in sorted(self.scenario.stays):
+            if state is None or state.fresh:
+                break
+            if good not in state.order or state.left[good] == 0:
                 return f"slot {good} was good and is lost"
         found = fate(self.start.rom, parts[0], loads)
         allowed = self.scenario.confirmed | self._newly(parts)
@@ -84,21 +85,21 @@ class Judge:
                 return f"slot {slot} boots and is not whole"
             if not on_trial and (slot, content.version) not in allowed:
                 return f"slot {slot} boots for good and was never confirmed"
-        if found.trials > POLICY.tries:
-            return f"more than {POLICY.tries} tries"
+        if found.trials > store.policy.tries:
+            return f"more than {store.policy.tries} tries"
         return "dark" if found.dark else ""
 
     def _floor_shown(self, parts: tuple[Part, ...]) -> int:
         """The floor in the boot store; a device that has no TPM is not held to it."""
-        return int(_word(self.start.store, parts[0], "BOOT_FLOOR") or "0", 16)
+        state = self.start.store.state(parts[0])
+        return (state.floor or 0) if state is not None else 0
 
     def _newly(self, parts: tuple[Part, ...]) -> frozenset[tuple[str, str]]:
         """What the operation has confirmed in the store by now."""
-        store = self.start.store
-        if not self.scenario.confirms or _word(store, parts[0], "BOOT_TRIAL"):
+        state = self.start.store.state(parts[0])
+        if not self.scenario.confirms or state is None or state.fresh or state.trial:
             return frozenset()
-        order = _word(store, parts[0], "BOOT_ORDER").split()
-        return frozenset(pair for pair in self.scenario.confirms if pair[0] in order)
+        return frozenset(pair for pair in self.scenario.confirms if pair[0] in state.order)
 
     def device(self, device: Device) -> str:
         """Nothing is reported that is not so; the floor is where it should be."""
@@ -169,15 +170,9 @@ class Judge:
             yield "an armed trial is unknown; "
 
 
-def lost(store: EnvStore, part: Part) -> bool:
-    """No copy of the environment is valid."""
-    return store.current(part) is None
-
-
-def _word(store: EnvStore, part: Part, name: str) -> str:
-    index = store.current(part)
-    copy = None if index is None else store.copies(part)[index]
-    return ((copy.environment.get(name) if copy else None) or b"").decode()
+def lost(store: BootPlace, part: Part) -> bool:
+    """Nothing on the medium is valid."""
+    return store.state(part) is None
 
 
 def _floor(device: Device) -> int:
@@ -204,7 +199,7 @@ def _summary(facts: Facts, counters: bool, reasons: bool) -> object:
     assert facts.boot is not None
     record = machine.base_record(facts)
     last = record.attempt
-    attempt = replace(last, boot_id="", reason=last.reason if reasons else "") if last else None
+    attempt = replace(last, boot_id="", started_in="", starts=0, reason=last.reason if reasons else "") if last else None
     left = tuple(sorted(facts.boot.left.items())) if counters else ()
     return (
         facts.booted,

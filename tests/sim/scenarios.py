@@ -11,13 +11,13 @@ from abupdate.formats.record import encode
 from abupdate.model import Record
 from tests.sim import goals
 from tests.sim.blocks import Block
+from tests.sim.bootplace import BootPlace
 from tests.sim.contents import V1, V2, V3, Content, nature
 from tests.sim.device import Device, durable, new_device, power_up, reboot
 from tests.sim.filesystem import Files
 from tests.sim.judge import Scenario
 from tests.sim.rings import V2_OF_RING_3
 from tests.sim.state import STATE
-from tests.sim.stores import EnvStore
 
 FACTORY = frozenset({("A", "1.0")})
 BOTH = frozenset({("A", "1.0"), ("B", "2.0")})
@@ -29,35 +29,35 @@ class Ways:
 
     folder: Path
 
-    def factory(self, store: EnvStore) -> Device:
+    def factory(self, store: BootPlace) -> Device:
         """As it leaves the factory."""
         return new_device(self.folder, store)
 
-    def running(self, store: EnvStore) -> Device:
+    def running(self, store: BootPlace) -> Device:
         """The service has run once."""
         device = self.factory(store)
         device.service()
         return device
 
-    def armed(self, store: EnvStore) -> Device:
+    def armed(self, store: BootPlace) -> Device:
         """V2 waits on B for a reboot."""
         device = self.running(store)
         device.flash(V2)
         return device
 
-    def on_trial(self, store: EnvStore) -> Device:
+    def on_trial(self, store: BootPlace) -> Device:
         """V2 runs on trial on B."""
         device = reboot(self.armed(store))
         device.service()
         return device
 
-    def both_good(self, store: EnvStore) -> Device:
+    def both_good(self, store: BootPlace) -> Device:
         """V2 runs confirmed on B, V1 is good on A."""
         device = self.on_trial(store)
         device.confirm()
         return device
 
-    def written(self, store: EnvStore) -> Device:
+    def written(self, store: BootPlace) -> Device:
         """V2 is written on B and not armed."""
         device = self.running(store)
         device.flash(V2, activate=False)
@@ -65,14 +65,14 @@ class Ways:
         device.service()
         return device
 
-    def fallen_back(self, store: EnvStore) -> Device:
+    def fallen_back(self, store: BootPlace) -> Device:
         """V2 used its tries up; nobody has dealt with it."""
         device = self.armed(store)
         for _ in range(4):
             device = reboot(device, reset="watchdog")
         return device
 
-    def destroyed(self, store: EnvStore) -> Device:
+    def destroyed(self, store: BootPlace) -> Device:
         """The confirmed slot B does not start any more."""
         device = self.both_good(store)
         part = device.machine.part("B.boot")
@@ -80,20 +80,22 @@ class Ways:
         device.machine.put("B.boot", Block.of(part.nature, b"mold" + part.content[4:]))
         return power_up(durable(device.machine.parts), store, self.folder, frozenset("A"))
 
-    def torn_on_a(self, store: EnvStore) -> Device:
+    def torn_on_a(self, store: BootPlace) -> Device:
         """The store is gone while A runs."""
         return self._torn(reboot(self.running(store)))
 
-    def torn_on_b(self, store: EnvStore) -> Device:
+    def torn_on_b(self, store: BootPlace) -> Device:
         """The store is gone while B is the good one; U-Boot's default starts A."""
         return self._torn(reboot(self.both_good(store)))
 
     def _torn(self, device: Device) -> Device:
         device.service()
-        device.machine.put("env", device.store.media.blank())
+        erased = device.store.erased()
+        assert erased is not None
+        device.machine.put("env", erased)
         return power_up(durable(device.machine.parts), device.store, self.folder)
 
-    def forgetful(self, store: EnvStore) -> Device:
+    def forgetful(self, store: BootPlace) -> Device:
         """One sector of slot B never keeps what is written to it, and no write fails."""
         device = self.running(store)
         part = device.machine.part("B.rootfs")
@@ -101,11 +103,11 @@ class Ways:
         device.machine.put("B.rootfs", Block.of(replace(nature("B", "rootfs"), deaf=frozenset({4096})), part.content))
         return device
 
-    def started(self, store: EnvStore) -> Device:
+    def started(self, store: BootPlace) -> Device:
         """A further boot of B, whose boots the hook has counted."""
         return reboot(self.both_good(store))
 
-    def beside_a_newer_record(self, store: EnvStore) -> Device:
+    def beside_a_newer_record(self, store: BootPlace) -> Device:
         """On trial; one file of the record was written by a version of abupdate that is newer than this one."""
         device = self.on_trial(store)
         files = device.machine.part("files")
@@ -113,15 +115,15 @@ class Ways:
         device.machine.put("files", Files.with_files({**files.seen, f"{STATE}/record.1": NEWER_RECORD}, files.folders))
         return device
 
-    def on_trial_with_tpm(self, store: EnvStore) -> Device:
+    def on_trial_with_tpm(self, store: BootPlace) -> Device:
         """On trial, a TPM keeps a copy of the floor."""
         return replace(self.on_trial(store), has_tpm=True)
 
-    def tpm_behind(self, store: EnvStore) -> Device:
+    def tpm_behind(self, store: BootPlace) -> Device:
         """V2 is confirmed, and the TPM's index was made only now."""
         return reboot(replace(self.both_good(store), has_tpm=True))
 
-    def same_counter(self, store: EnvStore) -> Device:
+    def same_counter(self, store: BootPlace) -> Device:
         """As both_good, with the same security counter on both slots, so that going back is allowed."""
         device = self.both_good(store)
         state = device.board().state
@@ -139,6 +141,15 @@ def _newer_record() -> bytes:
 
 
 NEWER_RECORD = _newer_record()
+
+
+def applies(scenario: str, place: BootPlace) -> bool:
+    """Whether such a thing can happen to a device with this store."""
+    if scenario.startswith("service, store torn"):
+        return place.erased() is not None
+    if scenario == "service, confirmed slot destroyed":
+        return place.traits.falls_through
+    return True
 
 
 def scenarios(folder: Path) -> tuple[Scenario, ...]:

@@ -115,7 +115,7 @@ def _shown(data: bytes) -> tuple[int, bytes]:
         return newer.sequence, data[_HEADER_BYTES:]
     except RecordDamaged:
         return -1, b"damaged %d " % len(data) + data[_HEADER_BYTES:]
-    return sequence, encode(replace(record, attempt=replace(record.attempt, boot_id="") if record.attempt else None), 0)
+    return sequence, encode(replace(record, attempt=replace(record.attempt, boot_id="", started_in="") if record.attempt else None), 0)
 
 
 @cache

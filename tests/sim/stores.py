@@ -14,15 +14,17 @@ from abupdate.bootloaders.envfile import FileArea
 from abupdate.bootloaders.envflash import flash_area
 from abupdate.bootloaders.envio import Area
 from abupdate.bootloaders.uboot import UBootStore
+from abupdate.bootloaders.ubootvars import state_of
 from abupdate.errors import StoreUnreadable
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import EnvCopy, Environment, Scheme, choose, decode, encode, next_flag, obsolete_byte
+from abupdate.model import BootState, BootTraits
 from tests.sim.blocks import Block, Disk, Nature
+from tests.sim.bootplace import SLOTS, BootPlace, BootRom
 from tests.sim.chips import NAND, NOR, Chip, ChipKind, Flash
 from tests.sim.filesystem import Files, Tree
 from tests.sim.parts import Part, Running, digest
 
-SLOTS = ("A", "B")
 # Long enough that our variables straddle the sectors of a copy: a torn copy is then a mix of old and new ones.
 FOREIGN = (b"preboot=run distro; " + b"x" * 440, b"serial#=0815", b"odd=\xff\\'")
 _NO_SYS_BLOCK = Path("/nowhere")
@@ -271,16 +273,34 @@ class OnFiles:
 
 
 @dataclass(frozen=True)
-class EnvStore:
-    """A place for the environment, by name."""
+class EnvStore(BootPlace):
+    """`BootPlace`: U-Boot's environment."""
 
-    name: str
     media: Media
+    traits = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True, keeps_verity=True)
 
     @property
     def single(self) -> bool:
-        """A cut may lose it: what `allow_single_env` accepts."""
+        """See BootPlace."""
         return self.media.scheme is Scheme.SINGLE
+
+    @property
+    def rom(self) -> BootRom:
+        """See BootPlace."""
+        # That module needs this one.
+        from tests.sim.bootrom import UBootRom
+
+        return UBootRom(self)
+
+    def erased(self) -> Part:
+        """See BootPlace."""
+        return self.media.blank()
+
+    def state(self, part: Part) -> BootState | None:
+        """See BootPlace."""
+        index = self.current(part)
+        copy = None if index is None else self.copies(part)[index]
+        return None if copy is None else state_of(copy.environment, SLOTS)
 
     def blank(self) -> Part:
         """One valid copy with foreign variables, the other erased."""

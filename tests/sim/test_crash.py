@@ -13,16 +13,18 @@ import pytest
 from abupdate.durable import replace as replace_file
 from tests.sim.__main__ import Explored, Task, report
 from tests.sim.blocks import Block, Disk, Nature
+from tests.sim.bootplace import BootPlace
 from tests.sim.chips import NAND, NOR, PAGE_BYTES, ChipKind, Flash
 from tests.sim.device import Device
 from tests.sim.explore import Explorer, Limits, Tally, explore, survivors
 from tests.sim.filesystem import Files
 from tests.sim.judge import Scenario, Violation
+from tests.sim.places import PLACES
 from tests.sim.scenarios import scenarios
-from tests.sim.stores import RAW, STORES, EnvStore
+from tests.sim.stores import RAW
 
 NAMES = tuple(scenario.name for scenario in scenarios(Path("/nowhere")))
-PLACES = {store.name: store for store in STORES}
+BY_NAME = {store.name: store for store in PLACES}
 FEW = Limits(depth=1, most=16, samples=8)
 # A slot has so many sectors that even the extremes are many.
 FEWER = Limits(depth=1, most=8, samples=0)
@@ -51,10 +53,10 @@ def test_every_operation(name: str, folder: Path, tell: Callable[[str, Tally], N
     assert not tally.lost
 
 
-@pytest.mark.parametrize("place", [store.name for store in STORES if store is not RAW])
+@pytest.mark.parametrize("place", [store.name for store in PLACES if store is not RAW])
 @pytest.mark.parametrize("name", ["activate", "confirm", "revert, on trial", "service, after a fallback"])
 def test_the_environment_in_every_place(name: str, place: str, folder: Path, tell: Callable[[str, Tally], None]) -> None:
-    store = PLACES[place]
+    store = BY_NAME[place]
     tally = explore(scenario(folder, name), store, FEW)
     tell(f"{name} [{place}]", tally)
     assert len(tally.states) >= 10
@@ -79,7 +81,7 @@ def lie(part: str) -> Callable[[Scenario], Scenario]:
     """The scenario on a medium that acknowledges flushes and does nothing."""
 
     def spoiled(honest: Scenario) -> Scenario:
-        def prepare(store: EnvStore) -> Device:
+        def prepare(store: BootPlace) -> Device:
             device = honest.prepare(store)
             found = device.machine.part(part)
             if isinstance(found, Block):

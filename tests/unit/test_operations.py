@@ -394,7 +394,9 @@ def test_doctor_rebuilds_an_unreadable_store_and_takes_an_unknown_trial_out(devi
     assert machine.situation(device.facts()) is Situation.UNKNOWN
     assert doctor.fix(device.board(), shown.append) == len(shown) == 2
     assert machine.situation(device.facts()) is Situation.STEADY
-    device.machine.put("env", device.store.media.blank())
+    erased = device.store.erased()
+    assert erased is not None
+    device.machine.put("env", erased)
     (finding,) = doctor.check_state(device.board())
     assert finding.grade is Grade.FAIL
     shown.clear()

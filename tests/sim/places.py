@@ -1,0 +1,8 @@
+"""Every store that the crash simulator explores; the first one with the most subsets."""
+
+from __future__ import annotations
+
+from tests.sim.bootplace import BootPlace
+from tests.sim.stores import STORES
+
+PLACES: tuple[BootPlace, ...] = STORES
