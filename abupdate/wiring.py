@@ -48,6 +48,10 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
         # Ending a trial reads and writes several times in one go.
         wait_s = min(WRITE_WAIT_S, settings.watchdog.timeout_s / 10) if petting else WRITE_WAIT_S
         store: Bootloader = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots), lock_wait_s=wait_s)
+    elif settings.bootloader.kind == "tryboot":
+        from abupdate.bootloaders.tryboot import TrybootStore
+
+        store = TrybootStore(settings.bootloader.autoboot, tuple(settings.slots), settings.bootloader.partitions)
     else:
         raise ConfigError(f"bootloader {settings.bootloader.kind} is not supported by this version", 'kind = "uboot" is')
     return store, "" if settings.bootloader.allow_single_env else store.tears

@@ -41,6 +41,11 @@ _FWENV = (
     "# NOR\n/dev/mtd1 0x0 0x2000 0x1000 2 1\n/dev/mtd2 0 2000 1000 2 0\n",
     "/boot/uboot.env -0x8000 4000\n",
 )
+_AUTOBOOT = (
+    "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n",
+    "# board\n[none]\n[tryboot]\nboot_partition=4\n[all]\r\nodd\n[all]\n# abupdate order=A:1,B:0\n# abupdate floor=5\ntryboot_a_b=1\n"
+    "boot_partition=2\n[tryboot]\n# abupdate trial=B:1\nboot_partition=3\n",
+)
 _MOUNTS = (
     "22 28 0:20 / /sys rw,nosuid - sysfs sysfs rw\n28 1 254:1 / / ro,noatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro\n",
     "40 28 0:33 /@ /data rw shared:2 master:3 - btrfs /dev/sdb2 rw,subvol=/@\n41 28 7:0 / /a\\040b\\134c rw - vfat /dev/loop0 rw\n",
@@ -84,6 +89,7 @@ def seeds() -> dict[str, list[bytes]]:
         "line": linetarget.seeds(),
         "environment": _environments(),
         "bootstate": [text.encode() for text in _VARIABLES],
+        "autoboot": [text.encode() for text in _AUTOBOOT],
         "fwenv": [text.encode() for text in _FWENV],
         "mounts": [text.encode() for text in _MOUNTS],
         "config": [text.encode() for text in _FRAGMENTS],

@@ -23,6 +23,7 @@ from abupdate import config
 from abupdate.bootloaders import ubootvars
 from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
 from abupdate.formats import (
+    autoboot,
     bundle,
     chunktable,
     fleetlog,
@@ -348,6 +349,27 @@ def run_fwenv(data: bytes) -> bool:
     return True
 
 
+def run_autoboot(data: bytes) -> bool:
+    """The Raspberry Pi's autoboot.txt: what is written into it wins, and every foreign line stays."""
+    try:
+        found = autoboot.parse(data)
+    except ConfigError:
+        return False
+    foreign = found.foreign()
+    ours = ("boot_partition", "tryboot_a_b")
+    plain = [line for line in found.lines if not line.startswith(("[", "# abupdate ")) and line.partition("=")[0].strip(" \t") not in ours]
+    assert [line for line in foreign if not line.startswith("[")] == plain
+    for trial, notes in ((3, {"order": "A:1", "trial": "B:1"}), (None, {"order": "A:1"})):
+        new = autoboot.changed(found, 2, trial, notes)
+        assert new.foreign() == foreign
+        assert (new.partition(tryboot=False), new.partition(tryboot=True)) == (2, trial or 2)
+        assert new.switches_partitions()
+        assert new.notes == notes
+        with suppress(ConfigError):
+            assert autoboot.parse(autoboot.encode(new)) == new
+    return found.partition(tryboot=False) is not None
+
+
 def run_mounts(data: bytes) -> bool:
     """The kernel's lists of mounts and swap: a line that makes no sense takes no other with it."""
     found = mountinfo.parse_mounts(data)
@@ -500,6 +522,7 @@ TARGETS: Mapping[str, Target] = {
     "fleetlog": Target(run_fleetlog, shapes.mutate_fleetlog, 512 * KIB, 200),
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
+    "autoboot": Target(run_autoboot, shapes.mutate_lines, 256 * KIB, 200),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
     "mounts": Target(run_mounts, shapes.mutate_lines, 256 * KIB, 200),
     "config": Target(run_config, shapes.mutate_lines, MIB, 400),
