@@ -18,6 +18,8 @@ The situation is the first row that matches (`-` matches anything):
 "attempt" is the record's attempt to update the trial slot (rows 2 to 6), or the last ordered switch (rows 7 to 10; every change of
 the order after the service has settled this boot is one). Row 2 stands before the boot ids because the slot that runs is the
 stronger fact. Row 8: the running slot was taken out, so it never boots again.
+Where arming does not outlive a power cut (tryboot), an attempt that nothing shows to have been tried counts as of this boot: the reboot
+parameter was lost, the new slot was not.
 `steady` covers a confirmed slot, a fresh board and an interrupted write alike: what to do with them does not differ.
 
 The floor (lowest security counter that may be installed) is the highest of its copies: both files of the record, the boot store's

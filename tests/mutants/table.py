@@ -29,6 +29,7 @@ _ADMISSION = (f"{_UNIT}/transfer/test_admission.py",)
 _BOOT = (f"{_UNIT}/test_thisboot.py",)
 _RECORD = ("tests/unit/test_record.py",)
 _MACHINE = (f"{_UNIT}/test_machine.py",)
+_STORES = (f"{_UNIT}/test_machine_stores.py",)
 _OPERATIONS = (f"{_UNIT}/test_operations.py",)
 _REFUSED = (f"{_UNIT}/test_cli_refused.py",)
 _UPDATE = (f"{_UNIT}/test_cli_update.py",)
@@ -813,6 +814,55 @@ MUTANTS: tuple[Mutant, ...] = (
         '"" if not settings.bootloader.allow_single_env else store.tears',
         "a cut in the commit loses the whole environment",
         (*_REFUSED, *_CONFIG),
+    ),
+    # -- boot stores beside U-Boot's
+    Mutant(
+        "forgetful store: a boot of the old slot is always a fallback",
+        "abupdate/machine.py",
+        'if facts.forgetful and trial == "other"',
+        'if False and trial == "other"',
+        "a power cut before the reboot would cost a Raspberry Pi its update",
+        _STORES,
+    ),
+    Mutant(
+        "forgetful store: a trial that ran is armed for ever",
+        "abupdate/machine.py",
+        "and not attempt.starts and not facts.reset",
+        "",
+        "a slot that fails is tried at every reboot",
+        _STORES,
+    ),
+    Mutant(
+        "trial starts: never counted",
+        "abupdate/machine.py",
+        "starts=attempt.starts + 1, started_in",
+        "starts=attempt.starts, started_in",
+        "a store that cannot count lets a trial go on for ever",
+        (*_STORES, *_SERVICE),
+    ),
+    Mutant(
+        "trial starts: the service does not look",
+        "abupdate/operations/service.py",
+        "uncounted = facts is not None and machine.tried_out(facts)",
+        "uncounted = False",
+        "a store that cannot count lets a trial go on for ever",
+        _SERVICE,
+    ),
+    Mutant(
+        "root hash: stays behind when the slot is written",
+        "abupdate/machine.py",
+        "verity = {s: root for s, root in boot.verity.items() if s != slot}\n",
+        "verity = dict(boot.verity)\n",
+        "new content under the old root hash never boots",
+        _STORES,
+    ),
+    Mutant(
+        "root hash: not armed with the slot",
+        "abupdate/machine.py",
+        "**({slot: verity} if verity else {})",
+        "",
+        "the slot boots unverified",
+        _STORES,
     ),
     # -- the fleet's frames and files
     Mutant(

@@ -749,6 +749,52 @@ def test_a_boot_is_settled_once(bench: Bench) -> None:
     assert workstation.printed()["BOOT_ORDER"] == "B A"
 
 
+# ---- stores that cannot do what U-Boot's environment does
+
+
+def test_boots_that_the_store_did_not_count_end_the_trial_all_the_same(on_trial: Bench) -> None:
+    """A write-protected ESP: the counter in it stays what it was, boot after boot."""
+    workstation = on_trial.workstation
+    for _ in range(3):
+        on_trial.terminate_at(2)
+        assert on_trial.serve() == 0
+        assert workstation.status()["trial"] is not None
+        on_trial.boot("B")
+    assert on_trial.serve(trial_only=True) == 1
+    assert "watch" not in on_trial.events
+    assert on_trial.events[-1] == "reboot now"
+    attempt = workstation.status()["attempt"]
+    assert (attempt["phase"], attempt["reason"]) == ("reverted", "tries exhausted: the bootloader could not count them")
+    assert workstation.printed()["BOOT_ORDER"] == "A"
+
+
+def test_a_service_that_starts_again_in_the_same_boot_uses_no_try_up(on_trial: Bench) -> None:
+    for _ in range(6):
+        on_trial.terminate_at(2)
+        assert on_trial.serve() == 0
+    assert on_trial.workstation.status()["trial"] is not None
+
+
+def test_what_is_armed_is_armed_again_at_every_start(bench: Bench, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    rearmed: list[str] = []
+
+    class Reminded(UBootStore):
+        def rearm(self) -> None:
+            rearmed.append(self.read().trial or "")
+
+    bench.serve_with(Reminded(bench.workstation.fw_env_config, ("A", "B")), monkeypatch)
+    bench.terminate_at(2)
+    assert bench.serve() == 0
+    assert not rearmed
+    bench.workstation.ok("flash", kit["v1"])
+    # The verb ran in this machine's own boot, and so does the service then.
+    name = "proc/sys/kernel/random/boot_id"
+    (bench.root / name).write_text(Path("/", name).read_text())
+    bench.terminate_at(2)
+    assert bench.serve() == 0
+    assert rearmed == ["B"]
+
+
 # ---- what can be missing
 
 
