@@ -52,6 +52,11 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
         from abupdate.bootloaders.tryboot import TrybootStore
 
         store = TrybootStore(settings.bootloader.autoboot, tuple(settings.slots), settings.bootloader.partitions)
+    elif settings.bootloader.kind == "systemd-boot":
+        from abupdate.bootloaders.systemdboot import SystemdBootStore
+
+        images = {slot: part.images for slot, part in settings.slots.items()}
+        store = SystemdBootStore(settings.bootloader.esp, tuple(settings.slots), images, settings.bootloader.cmdline)
     else:
         raise ConfigError(f"bootloader {settings.bootloader.kind} is not supported by this version", 'kind = "uboot" is')
     return store, "" if settings.bootloader.allow_single_env else store.tears

@@ -21,7 +21,7 @@ MAY: dict[str, set[str]] = {
     "config": {"fleetsettings"},
     "formats": {"model"},
     "operations": {"machine", "ports", "model", "log"},
-    "bootloaders": {"formats", "model", "ports", "log"},
+    "bootloaders": {"durable", "formats", "model", "ports", "log"},
     "devices": {"durable", "formats", "model", "ports", "log"},
     "health": {"formats", "model", "ports", "log"},
     "transfer": {"devices", "formats", "model", "ports", "log"},

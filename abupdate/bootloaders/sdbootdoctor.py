@@ -1,0 +1,124 @@
+"""What `doctor` says about systemd-boot: the loader and its configuration, the slots' entries, what else could decide what boots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abupdate.bootloaders.espfiles import EspFiles
+from abupdate.formats.bootentry import MAX_BYTES, Entry, EntryName, is_whole, setting, with_setting
+from abupdate.model import Finding, Grade, Repair
+
+if TYPE_CHECKING:
+    from abupdate.bootloaders.systemdboot import EntryFile
+
+TOPIC = "boot store"
+PATTERN = "slot-*"
+# Where a second folder of entries may be (XBOOTLDR): systemd-boot reads both.
+_OTHER_BOOT = Path("/boot")
+# Where systemd-boot itself lies: by its own name, or as what firmware starts when nothing else is said.
+_LOADERS = ("EFI/systemd", "EFI/BOOT")
+
+
+def inspect(
+    esp: Path, plain: Mapping[str, Entry], files: tuple[EntryFile, ...], access: EspFiles, other_boot: Path = _OTHER_BOOT
+) -> Iterator[Finding]:
+    """The findings. plain: each slot's entry as the configuration has it. files: the entries that are there."""
+    if not esp.is_mount():
+        yield Finding(
+            Grade.WARN, TOPIC, f"{esp} is no mount point", "systemd-boot reads the ESP: mount it there, or name it in [bootloader] esp"
+        )
+    if not any(path.name.lower().endswith(".efi") for folder in _LOADERS for path in _in(esp / folder)):
+        yield Finding(Grade.FAIL, TOPIC, f"no boot loader in {esp}/EFI", f"bootctl install --esp-path={esp}")
+    if problem := default_problem(_conf(esp, access)):
+        yield Finding(Grade.FAIL, TOPIC, f"{esp}/loader/loader.conf {problem}", f"write `default {PATTERN}`, or `abupdate doctor --fix`")
+    for slot, entry in plain.items():
+        mine = [one for one in files if one.name.slot == slot]
+        if not any(one.entry.on for one in mine):
+            yield Finding(Grade.OK, TOPIC, f"slot {slot} has no entry that boots", "")
+        if sum(one.name.left is not None for one in mine) > 1:
+            yield Finding(
+                Grade.WARN, TOPIC, f"slot {slot} has two counted entries: a power cut came in between", "the end of its trial removes them"
+            )
+        for one in mine:
+            yield from _entry(esp, entry, one)
+    yield from _strangers(esp, tuple(plain), other_boot)
+
+
+def repairs(esp: Path, access: EspFiles) -> tuple[Repair, ...]:
+    """loader.conf with our default, where it has another one."""
+    path = esp / "loader" / "loader.conf"
+    conf = _conf(esp, access)
+    if not default_problem(conf):
+        return ()
+    write = access.rewrite if path.exists() else access.create
+    return (Repair(f"{path}: default {PATTERN}", partial(write, path, with_setting(conf, "default", PATTERN))),)
+
+
+def default_problem(conf: bytes) -> str:
+    """Empty, or what is wrong with loader.conf's default."""
+    default = setting(conf, "default")
+    if not default:
+        return "has no default: the menu's first entry boots, whatever it is"
+    names = (EntryName("A").file, EntryName("B", 3).file, EntryName("B", 2, 1).file)
+    if not all(fnmatchcase(name.lower(), default.lower()) for name in names):
+        return f"has `default {default[:80]}`: an entry that is named boots even when its tries are used up"
+    return ""
+
+
+def _entry(esp: Path, plain: Entry, one: EntryFile) -> Iterator[Finding]:
+    entry, where = one.entry, f"{esp}/loader/entries/{one.file}"
+    anew = f"an update of slot {one.name.slot} writes it anew"
+    if not entry.kernel:
+        yield Finding(Grade.WARN, TOPIC, f"{where} is empty or damaged", anew)
+        return
+    if not entry.on:
+        return
+    if not (esp / entry.kernel.lstrip("/")).is_file():
+        yield Finding(Grade.FAIL, TOPIC, f"{where} names {entry.kernel}, which is not there", f"flash slot {one.name.slot} again")
+    if entry.initrd and not (esp / entry.initrd.lstrip("/")).is_file():
+        yield Finding(Grade.FAIL, TOPIC, f"{where} names {entry.initrd}, which is not there", f"flash slot {one.name.slot} again")
+    if not is_whole(entry, one.data):
+        yield Finding(Grade.WARN, TOPIC, f"{where} was not written by abupdate, or edited by hand", anew)
+    elif (entry.kernel, entry.initrd, entry.unified) != (plain.kernel, plain.initrd, plain.unified):
+        yield Finding(Grade.WARN, TOPIC, f"{where} names other files than [slots.{one.name.slot}] images", anew)
+    elif entry.cmdline.split() != plain.cmdline.split():
+        yield Finding(Grade.WARN, TOPIC, f"{where} has other kernel arguments than [bootloader] cmdline", anew)
+    else:
+        yield Finding(Grade.OK, TOPIC, f"{where} boots slot {one.name.slot}" + (" on trial" if entry.trial_s is not None else ""))
+
+
+def _strangers(esp: Path, slots: tuple[str, ...], other_boot: Path) -> Iterator[Finding]:
+    from abupdate.formats.bootentry import parse_name
+
+    here = esp / "loader" / "entries"
+    for path in _in(here):
+        if fnmatchcase(path.name.lower(), PATTERN + ".conf") and parse_name(path.name, slots) is None:
+            yield Finding(
+                Grade.WARN, TOPIC, f"{path} is of no slot that is configured, and may boot", "give it another name, or take it away"
+            )
+    there = other_boot / "loader" / "entries"
+    if os.path.realpath(there) == os.path.realpath(here):
+        return
+    for path in _in(there):
+        if fnmatchcase(path.name.lower(), PATTERN + ".conf"):
+            hint = "systemd-boot reads an XBOOTLDR partition too: take the entry away"
+            yield Finding(Grade.FAIL, TOPIC, f"{path} is a second entry, which abupdate does not know", hint)
+
+
+def _conf(esp: Path, access: EspFiles) -> bytes:
+    try:
+        return access.read(esp / "loader" / "loader.conf", MAX_BYTES)
+    except OSError:
+        return b""
+
+
+def _in(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
