@@ -1,15 +1,20 @@
-"""Builds the test device into .cache/images: `python -m images.build`; what is unchanged since the last run is kept."""
+"""Builds the test device into .cache/images: `python -m images.build`; what is unchanged since the last run is kept.
+
+`python -m images.build x86` builds those of x86.py instead.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from images import bundles, disk, packages, trees
+from images.arch import ARM64, Arch
 from images.cache import TREE, Cache, Input, say
 
 CODE = TREE / "images"
@@ -38,42 +43,70 @@ class Slot:
     rootfs: Path
 
 
-def first_slot(cache: Cache, keyring: Path) -> Slot:
-    """Images of version 1.0.0 with this factory keyring."""
-    debs = packages.fetch_packages(cache)
-    kernel = packages.unpack_kernel(cache, debs)
-    wheels = packages.install_dependencies(cache)
-    project = packages.install_project(cache)
-    armer = cache.step("armer", [HOOKS / "initramfs/arm-watchdog.c"], trees.compile_armer)
+@dataclass(frozen=True)
+class Parts:
+    """What version 1.0.0 consists of before it is laid out on slots. base: the root file system without this project."""
 
-    inputs: list[Input] = [debs.name, kernel.name, wheels.name, CODE / "trees.py"]
-    base = cache.step("base", inputs, lambda folder: trees.base_tree(debs, kernel, wheels, folder / "root"))
+    kernel: Path
+    initrd: Path
+    base: Path
+    project: Path
+
+
+def parts(cache: Cache, arch: Arch) -> Parts:
+    """Kernel, initramfs and the base of the root file system of one architecture."""
+    debs = packages.fetch_packages(cache, arch)
+    kernel = packages.unpack_kernel(cache, arch, debs)
+    wheels = packages.install_dependencies(cache, arch)
+    project = packages.install_project(cache)
+
+    def compile_armer(folder: Path) -> None:
+        trees.compile_armer(arch, folder)
+
+    armer = cache.step(f"{arch.prefix}armer", [HOOKS / "initramfs/arm-watchdog.c"], compile_armer)
+
+    def make_base(folder: Path) -> None:
+        trees.base_tree(arch, debs, kernel, wheels, folder / "root")
+
+    base = cache.step(f"{arch.prefix}base", [debs.name, kernel.name, wheels.name, CODE / "trees.py", CODE / "arch.py"], make_base)
 
     def make_initramfs(folder: Path) -> None:
         trees.initramfs(debs, kernel, armer, folder)
 
     hook = HOOKS / "initramfs/abupdate-trial.sh"
-    initrd = cache.step("initramfs", [debs.name, kernel.name, armer.name, hook, CODE / "initramfs", CODE / "trees.py"], make_initramfs)
+    inputs: list[Input] = [debs.name, kernel.name, armer.name, hook, CODE / "initramfs", CODE / "trees.py"]
+    initrd = cache.step(f"{arch.prefix}initramfs", inputs, make_initramfs)
+    return Parts(kernel / "vmlinuz", initrd / "initrd.img", base, project)
 
-    def make_boot(folder: Path) -> None:
+
+def boot_image(cache: Cache, arch: Arch, made: Parts) -> Path:
+    """`boot.img`: kernel and initramfs in an ext4 file system."""
+
+    def make(folder: Path) -> None:
         tree = folder / "tree"
         tree.mkdir()
-        shutil.copy(kernel / "vmlinuz", tree / "vmlinuz")
-        shutil.copy(initrd / "initrd.img", tree / "initrd.img")
+        shutil.copy(made.kernel, tree / "vmlinuz")
+        shutil.copy(made.initrd, tree / "initrd.img")
         trees.set_times(tree)
         disk.ext4(tree, folder / "boot.img", BOOT_IMAGE_BYTES, "boot")
         shutil.rmtree(tree)
 
-    boot = cache.step("boot", [kernel.name, initrd.name, CODE / "disk.py"], make_boot)
+    inputs: list[Input] = [made.kernel.parent.name, made.initrd.parent.name, CODE / "disk.py"]
+    return cache.step(f"{arch.prefix}boot", inputs, make) / "boot.img"
+
+
+def first_slot(cache: Cache, keyring: Path) -> Slot:
+    """Images of version 1.0.0 with this factory keyring."""
+    made = parts(cache, ARM64)
 
     def make_rootfs(folder: Path) -> None:
         tree = folder / "tree"
-        trees.root_tree(base / "root", project, keyring, "1.0.0", tree)
+        trees.root_tree(ARM64, made.base / "root", made.project, keyring, "1.0.0", tree)
         disk.ext4(tree, folder / "rootfs.img", ROOTFS_IMAGE_BYTES, "rootfs")
         shutil.rmtree(tree)
 
-    rootfs = cache.step("rootfs", [base.name, project.name, CODE / "rootfs", CODE / "disk.py", CODE / "trees.py", keyring], make_rootfs)
-    return Slot(boot / "boot.img", rootfs / "rootfs.img")
+    inputs: list[Input] = [made.base.name, made.project.name, CODE / "rootfs", CODE / "disk.py", CODE / "trees.py", keyring]
+    return Slot(boot_image(cache, ARM64, made), cache.step("rootfs", inputs, make_rootfs) / "rootfs.img")
 
 
 def device_disk(cache: Cache, slot: Slot) -> Path:
@@ -105,29 +138,36 @@ def device_disk(cache: Cache, slot: Slot) -> Path:
     return cache.step("disk", [*inputs, str((BOOT_BYTES, ROOTFS_BYTES, DATA_BYTES))], make)
 
 
-def build(folder: Path) -> None:
-    """Build everything and leave links with fixed names in `folder`: disk.img, flash.img, bundles.img, bundles/."""
+def build(folder: Path, *, x86: bool = False) -> None:
+    """Build everything and leave links with fixed names in `folder`: disk.img, flash.img, bundles.img, bundles/; or those of x86.py."""
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would build the same things
-        _build(folder)
+        cache = Cache(folder)
+        ring = bundles.keyring(cache)
+        for name, result in (_x86(cache, ring) if x86 else _arm64(cache, ring)).items():
+            link = folder / f".{name}.link"
+            link.unlink(missing_ok=True)
+            link.symlink_to(result.relative_to(folder))
+            link.rename(folder / name)
+        cache.drop_unused()
     say(f"ready in {time.monotonic() - start:.1f} s")
 
 
-def _build(folder: Path) -> None:
-    cache = Cache(folder)
-    ring = bundles.keyring(cache)
+def _arm64(cache: Cache, ring: Path) -> dict[str, Path]:
     slot = first_slot(cache, ring / "keyring.abk")
     made = device_disk(cache, slot)
     bundled = bundles.bundles_disk(cache, slot.boot, slot.rootfs, ring)
-    for result, name in ((made, "disk.img"), (made, "flash.img"), (bundled, "bundles.img"), (bundled, "bundles")):
-        link = folder / f".{name}.link"
-        link.unlink(missing_ok=True)
-        link.symlink_to((result / name).relative_to(folder))
-        link.rename(folder / name)
-    cache.drop_unused()
+    names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
+    return {name: result / name for result, several in names.items() for name in several}
+
+
+def _x86(cache: Cache, ring: Path) -> dict[str, Path]:
+    from images import x86  # it takes what it shares from here
+
+    return x86.build(cache, ring / "keyring.abk")
 
 
 if __name__ == "__main__":
-    build(TREE / ".cache/images")
+    build(TREE / ".cache/images", x86=sys.argv[1:] == ["x86"])

@@ -27,6 +27,7 @@ class Partition:
     label: str
     start: int
     size_bytes: int
+    type: str = "linux"
 
 
 def layout(boot_bytes: int, rootfs_bytes: int, data_bytes: int) -> tuple[Partition, ...]:
@@ -136,7 +137,7 @@ def gpt_disk(disk: Path, partitions: tuple[Partition, ...], contents: Mapping[st
     lines = ["label: gpt", "label-id: 0B0D1500-0000-4000-8000-000000000000", "first-lba: 2048"]
     for number, part in enumerate(partitions, 1):
         identity = f"0B0D1500-0000-4000-8000-{number:012d}"
-        lines.append(f"start={part.start}, size={part.size_bytes // SECTOR}, type=linux, name={part.label}, uuid={identity}")
+        lines.append(f"start={part.start}, size={part.size_bytes // SECTOR}, type={part.type}, name={part.label}, uuid={identity}")
     done = subprocess.run(["sfdisk", "--quiet", disk], input="\n".join(lines) + "\n", text=True, capture_output=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"images: sfdisk: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Fetches the arm64 Debian packages and wheels of the device, from wherever this machine's own apt and pip get theirs."""
+"""Fetches the Debian packages and wheels of the device, from wherever this machine's own apt and pip get theirs."""
 
 from __future__ import annotations
 
@@ -6,43 +6,16 @@ import re
 import sys
 from pathlib import Path
 
+from images.arch import Arch
 from images.cache import TREE, Cache, run, say
 
 BUSYBOX = ("busybox-static",)
-KERNEL = "linux-image-arm64"
-SYSTEM = (
-    "libc6",
-    "libcrypt1",
-    "libgcc-s1",
-    "zlib1g",
-    "libexpat1",
-    "libffi8",
-    "libbz2-1.0",
-    "liblzma5",
-    "libssl3",
-    "python3.11-minimal",
-    "libpython3.11-minimal",
-    "libpython3.11-stdlib",
-    "libubootenv-tool",
-    "libubootenv0.1",
-    "libyaml-0-2",
-    "e2fsprogs",
-    "libext2fs2",
-    "libss2",
-    "libcom-err2",
-    "libblkid1",
-    "libuuid1",
-)
-# Loaded by the initramfs in this order, with what they depend on; drivers of watchdogs first, so that a trial is guarded early.
+# Drivers of watchdogs are loaded by the initramfs before all others, so that a trial is guarded early.
 WATCHDOG_MODULES = ("i6300esb",)
-DISK_MODULES = ("virtio_mmio", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
-# Only carried along, for tests and later use.
-SPARE_MODULES = ("softdog", "virtio_net", "virtio_console")
-WHEEL_PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_28_aarch64", "manylinux_2_34_aarch64")
 
 
-def _apt_config(folder: Path) -> Path:
-    """An apt of its own for arm64: the machine's sources, but nothing of the machine's package state is touched."""
+def _apt_config(arch: Arch, folder: Path) -> Path:
+    """An apt of its own for one architecture: the machine's sources, but nothing of the machine's package state is touched."""
     for part in ("lists/partial", "archives/partial"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
@@ -50,30 +23,30 @@ def _apt_config(folder: Path) -> Path:
     config.write_text(
         f'Dir::State "{folder}";\nDir::State::lists "{folder}/lists";\nDir::State::status "{folder}/status";\n'
         f'Dir::Cache "{folder}";\nDir::Cache::archives "{folder}/archives";\n'
-        'APT::Architecture "arm64";\nAPT::Architectures "arm64";\nAcquire::Languages "none";\nAcquire::Retries "3";\n'
+        f'APT::Architecture "{arch.debian}";\nAPT::Architectures "{arch.debian}";\nAcquire::Languages "none";\nAcquire::Retries "3";\n'
         'APT::Sandbox::User "root";\n'
     )
     return config
 
 
-def fetch_packages(cache: Cache) -> Path:
+def fetch_packages(cache: Cache, arch: Arch) -> Path:
     """Folder with `debs/*.deb` and `kernel-version`; the network is used only where it is not cached."""
 
     def make(folder: Path) -> None:
-        say("fetching Debian packages for arm64")
-        apt = cache.folder / "apt"
-        environment = {"APT_CONFIG": str(_apt_config(apt)), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+        say(f"fetching Debian packages for {arch.debian}")
+        apt = cache.folder / f"{arch.prefix}apt"
+        environment = {"APT_CONFIG": str(_apt_config(arch, apt)), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
         run(["apt-get", "update"], env=environment)
-        depends = run(["apt-cache", "depends", KERNEL], env=environment)
-        found = re.search(r"Depends: (linux-image-(\S+-arm64))$", depends, re.MULTILINE)
+        depends = run(["apt-cache", "depends", arch.kernel], env=environment)
+        found = re.search(rf"Depends: (linux-image-(\S+-{arch.debian}))$", depends, re.MULTILINE)
         if found is None:
-            raise SystemExit(f"images: {KERNEL} names no kernel package; run apt-get update and look at apt-cache depends")
+            raise SystemExit(f"images: {arch.kernel} names no kernel package; run apt-get update and look at apt-cache depends")
         debs = folder / "debs"
         debs.mkdir()
-        run(["apt-get", "download", found[1], *BUSYBOX, *SYSTEM], env=environment, cwd=debs)
+        run(["apt-get", "download", found[1], *BUSYBOX, *arch.system], env=environment, cwd=debs)
         (folder / "kernel-version").write_text(found[2])
 
-    return cache.step("packages", [KERNEL, *BUSYBOX, *SYSTEM], make)
+    return cache.step(f"{arch.prefix}packages", [arch.kernel, *BUSYBOX, *arch.system], make)
 
 
 def unpack(packages: Path, name: str, target: Path) -> None:
@@ -87,7 +60,7 @@ def _depends(module: Path) -> list[str]:
     return [name for name in found[1].decode().split(",") if name] if found else []
 
 
-def unpack_kernel(cache: Cache, packages: Path) -> Path:
+def unpack_kernel(cache: Cache, arch: Arch, packages: Path) -> Path:
     """Folder with `vmlinuz`, `modules/*.ko` (only what the device needs), `load-watchdog` and `load-disk` (load order)."""
     version = (packages / "kernel-version").read_text()
 
@@ -106,7 +79,8 @@ def unpack_kernel(cache: Cache, packages: Path) -> Path:
                     known.append(name)
             return known
 
-        lists = {"load-watchdog": order(WATCHDOG_MODULES, []), "load-disk": order(DISK_MODULES, []), "load-spare": order(SPARE_MODULES, [])}
+        lists = {"load-watchdog": order(WATCHDOG_MODULES, []), "load-disk": order(arch.disk_modules, [])}
+        lists["load-spare"] = order(arch.spare_modules, [])
         for file, names in lists.items():
             (folder / file).write_text("".join(f"{name}\n" for name in names))
             for name in names:
@@ -114,7 +88,8 @@ def unpack_kernel(cache: Cache, packages: Path) -> Path:
                     every[name].rename(folder / f"modules/{name}.ko")
         run(["rm", "-rf", folder / "all"])
 
-    return cache.step("kernel", [packages.name, *WATCHDOG_MODULES, *DISK_MODULES, *SPARE_MODULES, "1"], make)
+    modules = (*WATCHDOG_MODULES, *arch.disk_modules, *arch.spare_modules)
+    return cache.step(f"{arch.prefix}kernel", [packages.name, *modules, "1"], make)
 
 
 def _requirements() -> list[str]:
@@ -125,12 +100,12 @@ def _requirements() -> list[str]:
     return [*project["dependencies"], *project["optional-dependencies"]["fleet"]]
 
 
-def install_dependencies(cache: Cache) -> Path:
+def install_dependencies(cache: Cache, arch: Arch) -> Path:
     """Folder with what pip would put into the device's dist-packages for this project's dependencies."""
 
     def make(folder: Path) -> None:
-        say("fetching wheels for arm64")
-        platforms = [f"--platform={name}" for name in WHEEL_PLATFORMS]
+        say(f"fetching wheels for {arch.debian}")
+        platforms = [f"--platform={name}" for name in arch.wheel_platforms]
         options = [
             "--quiet",
             "--disable-pip-version-check",
@@ -141,7 +116,7 @@ def install_dependencies(cache: Cache) -> Path:
         ]
         run([sys.executable, "-m", "pip", "install", *options, *platforms, "--target", folder, *_requirements()])
 
-    return cache.step("wheels", [*_requirements(), *WHEEL_PLATFORMS], make)
+    return cache.step(f"{arch.prefix}wheels", [*_requirements(), *arch.wheel_platforms], make)
 
 
 def install_project(cache: Cache) -> Path:

@@ -12,8 +12,9 @@ import struct
 import sys
 from pathlib import Path
 
+from images.arch import Arch
 from images.cache import TREE, run
-from images.packages import BUSYBOX, SYSTEM, unpack
+from images.packages import BUSYBOX, unpack
 
 IMAGES = TREE / "images"
 HOOKS = TREE / "bootloader-hooks"
@@ -21,9 +22,9 @@ STAMP = 1767225600  # every file of an image carries this time (2026-01-01)
 
 PRUNED = (
     "usr/share",
-    "usr/lib/aarch64-linux-gnu/gconv",
-    "usr/lib/aarch64-linux-gnu/audit",
-    "usr/lib/aarch64-linux-gnu/perl5",
+    "usr/lib/{triplet}/gconv",
+    "usr/lib/{triplet}/audit",
+    "usr/lib/{triplet}/perl5",
     "usr/include",
     "usr/lib/systemd",
     "lib/systemd",
@@ -32,7 +33,7 @@ PRUNED = (
     "etc/python3.11",
 )
 STDLIB_PRUNED = """
-    config-3.11-aarch64-linux-gnu curses dbm distutils ensurepip idlelib lib2to3 msilib pydoc_data sqlite3
+    config-3.11-{triplet} curses dbm distutils ensurepip idlelib lib2to3 msilib pydoc_data sqlite3
     test tkinter turtledemo unittest venv wsgiref xml xmlrpc pydoc.py turtle.py doctest.py pickletools.py
     _pydecimal.py mailbox.py smtplib.py imaplib.py nntplib.py ftplib.py telnetlib.py poplib.py cgi.py cgitb.py
     aifc.py sunau.py wave.py pdb.py __phello__ LICENSE.txt
@@ -74,16 +75,16 @@ def set_times(tree: Path) -> None:
         os.utime(path, (STAMP, STAMP), follow_symlinks=False)
 
 
-def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
+def base_tree(arch: Arch, packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
     """The root file system without this project: Debian's packages, pruned, and the wheels of the dependencies."""
-    for name in (*BUSYBOX, *SYSTEM):
+    for name in (*BUSYBOX, *arch.system):
         unpack(packages, name, root)
     for part in PRUNED:
-        shutil.rmtree(root / part, ignore_errors=True)
+        shutil.rmtree(root / part.format(triplet=arch.triplet), ignore_errors=True)
     for part in PROGRAMS_PRUNED:
         (root / part).unlink(missing_ok=True)
     stdlib = root / "usr/lib/python3.11"
-    for part in STDLIB_PRUNED.split():
+    for part in STDLIB_PRUNED.format(triplet=arch.triplet).split():
         path = stdlib / part
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -118,7 +119,7 @@ def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
         (root / "sbin" / name).symlink_to("/bin/busybox")
     (root / "etc/passwd").write_text("root::0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")
-    (root / "etc/ld.so.conf").write_text("/lib/aarch64-linux-gnu\n/usr/lib/aarch64-linux-gnu\n")
+    (root / "etc/ld.so.conf").write_text(f"/lib/{arch.triplet}\n/usr/lib/{arch.triplet}\n")
     for module in (kernel / "load-spare").read_text().split():
         shutil.copy(kernel / f"modules/{module}.ko", root / "lib/modules")
     site = root / "usr/local/lib/python3.11/dist-packages"
@@ -130,7 +131,7 @@ def base_tree(packages: Path, kernel: Path, wheels: Path, root: Path) -> None:
         if library.match("zstandard/_cffi.*"):
             library.unlink()
         else:
-            run(["aarch64-linux-gnu-strip", "--strip-unneeded", library])
+            run([f"{arch.triplet}-strip", "--strip-unneeded", library])
     compile_python(stdlib)
     compile_python(site)
     # The library's sources are not needed on the device: their compiled form stands in their place.
@@ -159,14 +160,20 @@ def compiled(source: bytes, name: str) -> bytes:
     return importlib.util.MAGIC_NUMBER + struct.pack("<I", 1) + digest + marshal.dumps(compile(source, name, "exec", dont_inherit=True))
 
 
-def root_tree(base: Path, project: Path, keyring: Path, version: str, root: Path) -> None:
-    """The whole root file system of one version of the device, this project installed into it as a user would."""
+def root_tree(arch: Arch, base: Path, project: Path, keyring: Path, version: str, root: Path, *overlays: Path) -> None:
+    """The whole root file system of one version of the device, this project installed into it as a user would.
+
+    overlays: folders whose content goes over that of images/rootfs.
+    """
     run(["cp", "-a", f"{base}/.", root])
     site = root / "usr/local/lib/python3.11/dist-packages"
     shutil.copytree(project / "site", site, dirs_exist_ok=True)
     compile_python(site / "abupdate")
     shutil.copy(project / "bin/abupdate", root / "usr/local/bin/abupdate")
-    run(["cp", "-r", f"{IMAGES / 'rootfs'}/.", root])
+    for overlay in (IMAGES / "rootfs", *overlays):
+        run(["cp", "-r", f"{overlay}/.", root])
+    inittab = root / "etc/inittab"
+    inittab.write_text(inittab.read_text().replace("@CONSOLE@", arch.console))
     for folder in ("health.d", "config.d"):
         (root / "etc/abupdate" / folder).mkdir(exist_ok=True)  # empty, so a clone does not have it
     shutil.copy(keyring, root / "etc/abupdate/keyring.abk")
@@ -175,10 +182,10 @@ def root_tree(base: Path, project: Path, keyring: Path, version: str, root: Path
     set_times(root)
 
 
-def compile_armer(folder: Path) -> None:
+def compile_armer(arch: Arch, folder: Path) -> None:
     """Cross-compile the initramfs program that arms the watchdog."""
     source = HOOKS / "initramfs/arm-watchdog.c"
-    run(["aarch64-linux-gnu-gcc", "-Wall", "-Wextra", "-Werror", "-static", "-Os", "-s", "-o", folder / "arm-watchdog", source])
+    run([f"{arch.triplet}-gcc", "-Wall", "-Wextra", "-Werror", "-static", "-Os", "-s", "-o", folder / "arm-watchdog", source])
 
 
 def pack_initramfs(tree: Path, target: Path) -> None:

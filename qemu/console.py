@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 TAIL_LINES = 40
+# As far back as something to take out may have begun when a piece of text ended.
+_UNCLEAN_CHARS = 64
 
 
 class ConsoleError(AssertionError):
@@ -19,7 +21,7 @@ class ConsoleError(AssertionError):
 class Console:
     """Reads a serial line from a UNIX socket in a thread of its own.
 
-    mirror: called with all that comes, as it comes, for a person who looks on.
+    mirror: called with all that comes, as it comes, for a person who looks on. clean: takes out of the text what no test looks at.
     `wait` looks only at what came after the last match, so that words of an earlier boot cannot be taken for new ones.
     Line ends are plain newlines in all that is returned.
     """
@@ -29,6 +31,7 @@ class Console:
         self._text = ""
         self._mark = 0
         self.mirror: Callable[[bytes], None] | None = None
+        self.clean: Callable[[str], str] | None = None
         self._changed = threading.Condition()
         self._link: socket.socket | None = None
         self._reader: threading.Thread | None = None
@@ -67,7 +70,9 @@ class Console:
                 self.mirror(data)
             with self._changed:
                 # A serial line's \r\n; the piece may end between the two.
-                self._text = (self._text + data.decode("utf-8", "replace")).replace("\r\n", "\n")
+                known = max(0, len(self._text) - _UNCLEAN_CHARS)
+                more = (self._text[known:] + data.decode("utf-8", "replace")).replace("\r\n", "\n")
+                self._text = self._text[:known] + (self.clean(more) if self.clean else more)
                 self._changed.notify_all()
         with self._changed:
             self._changed.notify_all()
