@@ -57,9 +57,29 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
 
         images = {slot: part.images for slot, part in settings.slots.items()}
         store = SystemdBootStore(settings.bootloader.esp, tuple(settings.slots), images, settings.bootloader.cmdline)
+    elif settings.bootloader.kind == "efi":
+        store = _efi_store(settings)
     else:
         raise ConfigError(f"bootloader {settings.bootloader.kind} is not supported by this version", 'kind = "uboot" is')
     return store, "" if settings.bootloader.allow_single_env else store.tears
+
+
+def _efi_store(settings: Settings) -> Bootloader:
+    """Firmware that boots the slots' kernels itself. Raises ConfigError for a slot without one."""
+    from abupdate.bootloaders.efi import EfiStore
+    from abupdate.bootloaders.efientries import SlotFiles
+
+    slots = {}
+    for slot, part in settings.slots.items():
+        kernel, unified = part.images.get("kernel"), part.images.get("uki")
+        if (kernel is None) == (unified is None):
+            hint = f'kernel = "{settings.bootloader.esp}/abu/{slot}/vmlinuz" in [slots.{slot}], or uki = "..."'
+            raise ConfigError(f"slot {slot} must have either an image `kernel` or an image `uki`: firmware loads it", hint)
+        arguments = settings.bootloader.cmdline.get(slot, "")
+        program = kernel or unified
+        assert program is not None
+        slots[slot] = SlotFiles(program, part.images.get("initrd") if kernel else None, arguments, unified is not None)
+    return EfiStore(slots, esp=settings.bootloader.esp)
 
 
 def outside_floor(settings: Settings) -> OutsideFloor | None:

@@ -64,6 +64,9 @@ class Variables(Protocol):
     def names(self, guid: str = GLOBAL_GUID) -> tuple[str, ...]:
         """Names of all variables of a vendor, sorted."""
 
+    def free_bytes(self) -> int | None:
+        """Room that the firmware has for variables, None where nothing tells."""
+
     def problem(self) -> tuple[str, str] | None:
         """None, or why variables cannot be read or written here, and what to do about it."""
 
@@ -85,6 +88,14 @@ class EfiVars:
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return f"{folder} is mounted read-only", f"mount -o remount,rw {folder}"
         return None
+
+    def free_bytes(self) -> int | None:
+        """See Variables; kernels before 6.7 do not tell."""
+        try:
+            room = os.statvfs(self._folder)
+        except OSError:
+            return None
+        return room.f_bavail * room.f_frsize if room.f_blocks else None
 
     def read(self, name: str, guid: str = GLOBAL_GUID) -> Variable | None:
         """See Variables. Raises Failed for a variable larger than MAX_VARIABLE_BYTES."""
