@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from images.ubootbuild import CannotBuild, uboot
 from qemu.device import IMAGES, TREE, Device
 from qemu.site import Site
 from tests.qemu.guest import confirm, flash, settled_environment
@@ -24,6 +25,15 @@ def images() -> Path:
     done = subprocess.run([sys.executable, "-m", "images.build"], cwd=TREE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"the images cannot be built, see qemu/setup\n{done.stderr[-2000:]}"
     return IMAGES
+
+
+@pytest.fixture(scope="session")
+def mmc_uboot() -> Path:
+    """Folder of the U-Boot that keeps its own environment on MMC (see images/ubootbuild.py); what needs it says so where it is left out."""
+    try:
+        return uboot()
+    except CannotBuild as error:
+        pytest.skip(f"LEFT OUT: {error}")
 
 
 @pytest.fixture
@@ -78,7 +88,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the power cuts were, with their seeds, also where all is well."""
+    """What the power cuts were, with their seeds, also where all is well; and what this machine could not test."""
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", []) if "LEFT OUT" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section(f"LEFT OUT: {len(skipped)} tests")
+        terminalreporter.write_line(skipped[0])
     lines = [
         f"{report.nodeid.split('::')[-1]}: {value}"
         for reports in terminalreporter.stats.values()

@@ -69,7 +69,7 @@ def run(*command: str | Path, data: bytes | None = None) -> str:
 class Bench:
     """The parts that all boards share, built once in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hook: Path = HOOK) -> None:
         self.folder = folder
         self._boot: dict[str, bytes] = {}
         kernels = {GOOD: self._kernel("tiny"), HANG: self._kernel("hang", "-DHANG")}
@@ -83,7 +83,7 @@ class Bench:
             *("-n3:20480:+2M", "-c3:boot_a", "-n4:24576:+2M", "-c4:boot_b", template),
         )
         script = folder / "boot.scr"
-        run("mkimage", "-A", "arm64", "-T", "script", "-C", "none", "-d", HOOK, script)
+        run("mkimage", "-A", "arm64", "-T", "script", "-C", "none", "-d", hook, script)
         fat = folder / "bootscr.img"
         with fat.open("wb") as file:
             file.truncate(8 << 20)
@@ -105,13 +105,16 @@ class Bench:
 
     def board(self, boot_a: str = GOOD, boot_b: str = GOOD) -> Board:
         """A disk of its own whose environment holds no valid copy yet. One at a time: the next one overwrites it."""
+        return Board(self, self._fresh_disk(boot_a, boot_b))
+
+    def _fresh_disk(self, boot_a: str, boot_b: str) -> Path:
         disk = bytearray(self._disk)
         for slot, kind in (("A", boot_a), ("B", boot_b)):
             offset = BOOT_SECTORS[slot] * SECTOR_BYTES
             disk[offset : offset + BOOT_BYTES] = self._boot[kind]
         path = self.folder / "disk.img"
         path.write_bytes(disk)
-        return Board(self, path)
+        return path
 
     def _kernel(self, name: str, *options: str) -> bytes:
         linked, image = self.folder / f"{name}.elf", self.folder / f"{name}.bin"
