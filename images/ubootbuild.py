@@ -120,7 +120,15 @@ def build_uboot(cache: Cache) -> Path:
         work.mkdir()
         _fetch(cache.folder / "apt-source", work)
         source = work / "source"
-        make_uboot = ["make", "-s", "-C", source, f"CROSS_COMPILE={CROSS}", f"KCPPFLAGS={FLAGS}", f"-j{os.cpu_count() or 1}"]
+        make_uboot: list[str | Path] = [
+            "make",
+            "-s",
+            "-C",
+            source,
+            f"CROSS_COMPILE={CROSS}",
+            f"KCPPFLAGS={FLAGS}",
+            f"-j{os.cpu_count() or 1}",
+        ]
         run([*make_uboot, BOARD])
         with (source / ".config").open("a") as file:
             file.write(CONFIG)
