@@ -167,7 +167,8 @@ class EfiStore:
                 found.append(Repair(text, partial(self._repair, slot)))
         first = self._first_slot()
         if not ordered(seen, self._slots) and first is not None:
-            found.append(Repair(f"put {description(first)!r} first in BootOrder", lambda: self._write_order((first,))))
+            state = BootState((first,), {first: 1}, verity=state_of(seen, self._slots).verity)
+            found.append(Repair(f"put {description(first)!r} first in BootOrder", partial(self.commit, state)))
         return tuple(found)
 
     def _first_slot(self) -> str | None:

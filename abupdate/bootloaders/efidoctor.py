@@ -96,7 +96,7 @@ def _of_order(seen: Firmware, slots: tuple[str, ...], named: tuple[str, ...]) ->
 
 def _of_this_boot(seen: Firmware, slots: tuple[str, ...], said: str) -> Iterable[Finding]:
     if seen.running is None:
-        yield Finding(Grade.WARN, _TOPIC, "the firmware does not say which entry it started (BootCurrent)")
+        yield Finding(Grade.WARN, _TOPIC, "the firmware does not say which entry it started (BootCurrent)", "is there a newer one?")
         return
     slot = seen.slot_of(seen.running, slots)
     if slot is None:

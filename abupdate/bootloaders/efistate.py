@@ -128,7 +128,8 @@ def state_of(seen: Firmware, slots: tuple[str, ...]) -> BootState:
         trial=trial,
         policy=_POLICY,
         floor=marker.floor,
-        fresh=seen.marker is None and trial is None,
+        # Whoever put a slot into BootOrder, `doctor --fix` or an image's maker, has said what boots.
+        fresh=seen.marker is None and not order,
         verity={slot: root for slot, root in verity.items() if root},
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from tests.sim import efi
 from tests.sim.bootplace import BootPlace
 from tests.sim.stores import STORES
 
-PLACES: tuple[BootPlace, ...] = STORES
+PLACES: tuple[BootPlace, ...] = (*STORES, *efi.PLACES)
