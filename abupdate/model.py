@@ -73,7 +73,8 @@ class BootTraits:
     max_tries: most boots a trial may have. counts_confirmed: boots of confirmed slots are counted too.
     falls_through: a kernel that does not load ends on the next slot in the same boot.
     armed_in_store: that an armed trial was tried can be seen in the store; else arming does not outlive a power cut.
-    keeps_verity: a slot's root hash can be kept where the boot side hands it to the kernel.
+    keeps_verity: a slot's root hash can be kept where the boot side hands it to the kernel. max_confirmed: most boots that a confirmed
+    slot may have, where they are counted.
     """
 
     max_tries: int
@@ -81,6 +82,7 @@ class BootTraits:
     falls_through: bool
     armed_in_store: bool
     keeps_verity: bool = False
+    max_confirmed: int = 255
 
 
 class Grade(Enum):

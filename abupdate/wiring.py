@@ -24,6 +24,7 @@ from abupdate.ports import Bootloader
 MEMBERSHIP = "membership"
 
 if TYPE_CHECKING:
+    from abupdate.bootloaders.ubootdialect import Dialect
     from abupdate.fleetsettings import FleetSettings
     from abupdate.formats.bundle import Envelope, Open, Signed
     from abupdate.formats.contentkey import ContentKey, Identity
@@ -47,7 +48,9 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
             check_private(settings.bootloader.fw_env_config, "configuration")
         # Ending a trial reads and writes several times in one go.
         wait_s = min(WRITE_WAIT_S, settings.watchdog.timeout_s / 10) if petting else WRITE_WAIT_S
-        store: Bootloader = UBootStore(settings.bootloader.fw_env_config, tuple(settings.slots), lock_wait_s=wait_s)
+        slots = tuple(settings.slots)
+        dialect = uboot_dialect(settings, slots)
+        store: Bootloader = UBootStore(settings.bootloader.fw_env_config, slots, dialect=dialect, lock_wait_s=wait_s)
     elif settings.bootloader.kind == "tryboot":
         from abupdate.bootloaders.tryboot import TrybootStore
 
@@ -80,6 +83,22 @@ def _efi_store(settings: Settings) -> Bootloader:
         assert program is not None
         slots[slot] = SlotFiles(program, part.images.get("initrd") if kernel else None, arguments, unified is not None)
     return EfiStore(slots, esp=settings.bootloader.esp)
+
+
+def uboot_dialect(settings: Settings, slots: tuple[str, ...]) -> Dialect:
+    """Whose boot script U-Boot runs. Raises ConfigError for a dialect whose values are not configured."""
+    from abupdate.bootloaders.ubootdialect import Native
+
+    chosen = settings.bootloader
+    if chosen.dialect == "mender":
+        from abupdate.bootloaders.menderenv import Mender
+
+        return Mender(slots, chosen.partitions)
+    if chosen.dialect == "swupdate":
+        from abupdate.bootloaders.swupdateenv import SWUpdate
+
+        return SWUpdate(slots, chosen.copy_var, chosen.copy_values)
+    return Native(slots, rauc=chosen.dialect == "rauc")
 
 
 def outside_floor(settings: Settings) -> OutsideFloor | None:
@@ -141,6 +160,11 @@ def check_traits(settings: Settings, traits: BootTraits) -> None:
         )
     if settings.trial.confirmed_tries and not traits.counts_confirmed:
         raise ConfigError(f"{settings.bootloader.kind} does not count boots of confirmed slots", "set confirmed_tries = 0")
+    if settings.trial.confirmed_tries > traits.max_confirmed:
+        raise ConfigError(
+            f"[trial] confirmed_tries = {settings.trial.confirmed_tries}, the boot script can count {traits.max_confirmed}",
+            f"set confirmed_tries = {traits.max_confirmed}",
+        )
 
 
 def check_devices(settings: Settings, *, present: bool = True) -> None:

@@ -16,20 +16,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from abupdate.bootloaders.bootargs import kernel_arguments
 from abupdate.bootloaders.envarea import open_area
 from abupdate.bootloaders.envio import Area, MediumError
 from abupdate.bootloaders.envlock import LOCK_PATH, WRITE_WAIT_S, environment_lock, lock_problem
-from abupdate.bootloaders.ubootvars import changed, state_of
+from abupdate.bootloaders.ubootdialect import Dialect, Native
 from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
 from abupdate.formats import fwenvconfig
 from abupdate.formats.fwenvconfig import EnvLocation
 from abupdate.formats.ubootenv import EnvCopy, Environment, Scheme, choose, decode, encode, next_flag, rebuilt_flags
 from abupdate.log import log
-from abupdate.model import BootState, BootTraits, Finding, Grade, TrialPolicy
+from abupdate.model import BootState, BootTraits, Finding, Grade
 from abupdate.ports import Bootloader
 
-_TRAITS = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True, keeps_verity=True)
-_LARGEST_POLICY = TrialPolicy(tries=0xFF, budget=0xFF, boot_timeout_s=0xFFFF)
 # What libubootenv takes when no copy is valid: the variables that this U-Boot was built with, one NAME=VALUE a line.
 DEFAULT_ENVIRONMENT = Path("/etc/u-boot-initial-env")
 
@@ -61,13 +60,16 @@ class UBootStore(Bootloader):
         config_path: Path,
         slots: tuple[str, ...],
         *,
+        dialect: Dialect | None = None,
+        root: Path = Path("/"),
         lock_path: Path = LOCK_PATH,
         lock_wait_s: float = WRITE_WAIT_S,
         default_environment: Path = DEFAULT_ENVIRONMENT,
         find_area: Callable[[EnvLocation], Area] = open_area,
     ) -> None:
         self._config_path = config_path
-        self._slots = slots
+        self._dialect: Dialect = dialect or Native(slots)
+        self._root = root
         self._lock_path = lock_path
         self._lock_wait_s = lock_wait_s
         self._default_environment = default_environment
@@ -83,8 +85,8 @@ class UBootStore(Bootloader):
 
     @property
     def traits(self) -> BootTraits:
-        """Counters are hexadecimal; two digits are more than any trial needs."""
-        return _TRAITS
+        """What the boot script can do; where it counts against U-Boot's bootlimit, as that stands now."""
+        return self._dialect.traits(self._stored)
 
     @property
     def location(self) -> str:
@@ -111,7 +113,7 @@ class UBootStore(Bootloader):
         with self._locked(writing=False):
             environment = self._valid(self._load()).environment
         self._holds_bootcmd = environment.get("bootcmd") is not None
-        return state_of(environment, self._slots)
+        return self._dialect.state_of(environment)
 
     @property
     def irreplaceable(self) -> str:
@@ -140,6 +142,11 @@ class UBootStore(Bootloader):
         if not self.single:
             for index in self.invalid_copies():
                 yield Finding(Grade.WARN, "boot store", f"copy {index} of the environment is invalid", "the next write goes over it")
+        if self._dialect.name:
+            environment = self._stored()
+            if environment is not None:
+                yield from self._dialect.inspect(environment)
+            yield from kernel_arguments(self._root, f"{self._dialect.name}'s boot script")
 
     def invalid_copies(self) -> tuple[int, ...]:
         """Indices of copies whose checksum is wrong (for `doctor`; one of two is no fault, the next commit goes over it)."""
@@ -171,7 +178,7 @@ class UBootStore(Bootloader):
             if any(copy is not None for copy in loaded.copies):
                 self._update(loaded, state)
                 return
-            wanted = changed(self._defaults(), state, self._slots)
+            wanted = self._dialect.changed(self._defaults(), state, anew=True)
             failures: list[AbupdateError] = []
             for area, flag in zip(loaded.areas, rebuilt_flags(), strict=False):
                 try:
@@ -197,6 +204,13 @@ class UBootStore(Bootloader):
         private = not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and found.st_uid in (0, os.geteuid())
         return stat.S_ISREG(found.st_mode) and private
 
+    def _stored(self) -> Environment | None:
+        try:
+            with self._locked(writing=False):
+                return self._valid(self._load()).environment
+        except AbupdateError:
+            return None
+
     def _defaults(self) -> Environment:
         if not self.has_defaults:
             return Environment()
@@ -220,17 +234,16 @@ class UBootStore(Bootloader):
             _store(loaded, wanted)
 
     def _wanted(self, loaded: _Loaded, state: BootState) -> Environment:
-        wanted = changed(loaded.environment, state, self._slots)
+        stored, dialect = loaded.environment, self._dialect
+        wanted = dialect.changed(stored, state)
         if state.policy is not None and state.trial is None and not self._fits(loaded, wanted):
             # Numbers for the boot side, which it has from the trial or does without: they must cost neither a confirmation nor a refill.
             state = replace(state, policy=None)
-            wanted = changed(loaded.environment, state, self._slots)
+            wanted = dialect.changed(stored, state)
         if state.floor is None:
             return wanted
-        left = dict.fromkeys(self._slots, 0xFF)
-        trial = replace(state, order=self._slots, left=left, trial=max(self._slots, key=len), policy=_LARGEST_POLICY)
-        if not self._fits(loaded, changed(loaded.environment, trial, self._slots)):
-            wanted = changed(loaded.environment, replace(state, floor=None), self._slots)
+        if not self._fits(loaded, dialect.changed(stored, dialect.largest(stored, state))):
+            wanted = dialect.changed(stored, replace(state, floor=None))
         return wanted
 
     @staticmethod

@@ -21,8 +21,8 @@ from abupdate.errors import ConfigError
 from abupdate.formats.ubootenv import Environment
 from abupdate.model import MAX_COUNTER, BootState, TrialPolicy
 
-_ORDER, _TRIAL, _FLOOR = "BOOT_ORDER", "BOOT_TRIAL", "BOOT_FLOOR"
-_TRIES, _BUDGET, _TIMEOUT = "BOOT_TRIES", "BOOT_BUDGET", "BOOT_TIMEOUT"
+ORDER, _TRIAL, FLOOR = "BOOT_ORDER", "BOOT_TRIAL", "BOOT_FLOOR"
+TRIES, _BUDGET, TIMEOUT = "BOOT_TRIES", "BOOT_BUDGET", "BOOT_TIMEOUT"
 _DEFAULTS = TrialPolicy()
 _HEX = re.compile(rb"(?:0[xX](?=[0-9a-fA-F]))?([0-9a-fA-F]+)")
 _MAX_COUNT = (1 << 32) - 1
@@ -38,21 +38,21 @@ def verity_name(slot: str) -> str:
     return f"BOOT_{slot}_VERITY"
 
 
-def state_of(environment: Environment, slots: tuple[str, ...]) -> BootState:
-    """What the variables say about the configured slots; never raises."""
+def state_of(environment: Environment, slots: tuple[str, ...], assumed: TrialPolicy | None = None) -> BootState:
+    """What the variables say about the configured slots; never raises. assumed: the boot script's own numbers where they are not ours."""
     # An empty BOOT_TRIAL is the same as none.
-    fresh = environment.get(_ORDER) is None and not environment.get(_TRIAL)
-    policy = _policy(environment)
-    order = _order(environment, slots)
+    fresh = environment.get(ORDER) is None and not environment.get(_TRIAL)
+    policy = policy_in(environment, assumed or _DEFAULTS) or assumed
+    order = order_in(environment, slots)
     full = max((policy or _DEFAULTS).budget, 1)
     left = {slot: _left(environment, slot, full if slot in order else 0) for slot in slots}
-    trial = ([None, *_words(environment.get(_TRIAL))])[-1]
+    trial = ([None, *words(environment.get(_TRIAL))])[-1]
     return BootState(
         order=order,
         left=left,
         trial=trial if trial in slots else None,
         policy=policy,
-        floor=_floor(environment.get(_FLOOR)),
+        floor=floor_in(environment.get(FLOOR)),
         fresh=fresh,
         verity={slot: root for slot in slots if (root := _root_hash(environment.get(verity_name(slot))))},
     )
@@ -63,53 +63,62 @@ def changed(environment: Environment, state: BootState, slots: tuple[str, ...]) 
 
     Raises ConfigError for a state without a bootable slot, with slots that are not configured or counters that no boot script can hold.
     """
+    check(state, slots)
+    values: dict[str, bytes | None] = {ORDER: " ".join(dict.fromkeys(state.order)).encode()}
+    for slot in slots:
+        values[left_name(slot)] = hexadecimal(state.left.get(slot, 0))
+        values[verity_name(slot)] = state.verity[slot].encode() if state.verity.get(slot) else None
+    values[_TRIAL] = state.trial.encode() if state.trial else None
+    if state.policy is not None:
+        numbers = {TRIES: state.policy.tries, _BUDGET: state.policy.budget, TIMEOUT: state.policy.boot_timeout_s}
+        values.update({name: hexadecimal(number) for name, number in numbers.items()})
+    if state.floor is not None:
+        values[FLOOR] = hexadecimal(state.floor, MAX_COUNTER)
+    return environment.changed(values)
+
+
+def check(state: BootState, slots: tuple[str, ...]) -> None:
+    """Raises ConfigError for a state without a bootable slot, or with slots that are not configured."""
     strangers = [slot for slot in (*state.order, *state.left, state.trial or slots[0]) if slot not in slots]
     if strangers:
         raise ConfigError(f"slot {strangers[0]!r} is not configured", f"configured are {', '.join(slots)}")
     if not state.order:
         raise ConfigError("a boot order without a slot would leave the device dark", "at least the running slot belongs into it")
-    values: dict[str, bytes | None] = {_ORDER: " ".join(dict.fromkeys(state.order)).encode()}
-    for slot in slots:
-        values[left_name(slot)] = _hexadecimal(state.left.get(slot, 0))
-        values[verity_name(slot)] = state.verity[slot].encode() if state.verity.get(slot) else None
-    values[_TRIAL] = state.trial.encode() if state.trial else None
-    if state.policy is not None:
-        numbers = {_TRIES: state.policy.tries, _BUDGET: state.policy.budget, _TIMEOUT: state.policy.boot_timeout_s}
-        values.update({name: _hexadecimal(number) for name, number in numbers.items()})
-    if state.floor is not None:
-        values[_FLOOR] = _hexadecimal(state.floor, MAX_COUNTER)
-    return environment.changed(values)
 
 
-def _order(environment: Environment, slots: tuple[str, ...]) -> tuple[str, ...]:
-    raw = environment.get(_ORDER)
+def order_in(environment: Environment, slots: tuple[str, ...]) -> tuple[str, ...]:
+    """The configured slots of BOOT_ORDER, all of them where there is none."""
+    raw = environment.get(ORDER)
     if raw is None:
         return slots
-    return tuple(dict.fromkeys(slot for slot in _words(raw) if slot in slots))
+    return tuple(dict.fromkeys(slot for slot in words(raw) if slot in slots))
 
 
-def _words(raw: bytes | None) -> list[str]:
+def words(raw: bytes | None) -> list[str]:
+    """What lies between spaces."""
     return (raw or b"").decode(errors="replace").split()
 
 
 def _left(environment: Environment, slot: str, default: int) -> int:
     raw = environment.get(left_name(slot))
-    return default if raw is None else _counter(raw)
+    return default if raw is None else counter(raw)
 
 
-def _policy(environment: Environment) -> TrialPolicy | None:
-    raw = {name: environment.get(name) for name in (_TRIES, _BUDGET, _TIMEOUT)}
+def policy_in(environment: Environment, defaults: TrialPolicy = _DEFAULTS) -> TrialPolicy | None:
+    """The numbers for the boot script, None where none of them is there."""
+    raw = {name: environment.get(name) for name in (TRIES, _BUDGET, TIMEOUT)}
     if all(value is None for value in raw.values()):
         return None
-    numbers = {name: _counter(value) for name, value in raw.items() if value is not None}
+    numbers = {name: counter(value) for name, value in raw.items() if value is not None}
     return TrialPolicy(
-        tries=numbers.get(_TRIES) or _DEFAULTS.tries,
-        budget=numbers.get(_BUDGET, _DEFAULTS.budget),
-        boot_timeout_s=numbers.get(_TIMEOUT, _DEFAULTS.boot_timeout_s),
+        tries=numbers.get(TRIES) or defaults.tries,
+        budget=numbers.get(_BUDGET, defaults.budget),
+        boot_timeout_s=numbers.get(TIMEOUT, defaults.boot_timeout_s),
     )
 
 
-def _counter(raw: bytes) -> int:
+def counter(raw: bytes) -> int:
+    """Hexadecimal, up to the first strange character."""
     match = _HEX.match(raw)
     return int(match.group(1)[-8:], 16) if match else 0
 
@@ -118,14 +127,16 @@ def _root_hash(raw: bytes | None) -> str:
     return (raw or b"").decode(errors="replace").strip()
 
 
-def _floor(raw: bytes | None) -> int | None:
+def floor_in(raw: bytes | None) -> int | None:
+    """The mirror of the floor, None where there is none, or none that can be."""
     match = _HEX.fullmatch(raw or b"")
     number = int(match.group(1), 16) if match else MAX_COUNTER + 1
     # What no bundle can reach is damage: it must not lock every update out.
     return number if number <= MAX_COUNTER else None
 
 
-def _hexadecimal(number: int, most: int = _MAX_COUNT) -> bytes:
+def hexadecimal(number: int, most: int = _MAX_COUNT) -> bytes:
+    """As it is stored. Raises ConfigError beyond `most`."""
     if not 0 <= number <= most:
         raise ConfigError(f"{number} does not fit into the U-Boot environment", f"0 to {most} do")
     return b"%x" % number

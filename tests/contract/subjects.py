@@ -8,5 +8,12 @@ from pathlib import Path
 from tests.contract.efi import Efi
 from tests.contract.subject import Subject
 from tests.contract.uboot import UBoot
+from tests.contract.ubootdialects import OnMender, OnSWUpdate, Rauc
 
-SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {"uboot": UBoot, "efi": Efi}
+SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {
+    "uboot": UBoot,
+    "uboot-rauc": Rauc,
+    "uboot-mender": OnMender,
+    "uboot-swupdate": OnSWUpdate,
+    "efi": Efi,
+}
