@@ -158,7 +158,8 @@ def build(folder: Path, *, x86: bool = False) -> None:
 def _arm64(cache: Cache, ring: Path) -> dict[str, Path]:
     slot = first_slot(cache, ring / "keyring.abk")
     made = device_disk(cache, slot)
-    bundled = bundles.bundles_disk(cache, slot.boot, slot.rootfs, ring)
+    originals = bundles.Originals({"boot": slot.boot, "rootfs": slot.rootfs}, "", bundles.VARIANTS)
+    bundled = bundles.bundles_disk(cache, originals, ring)
     names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
     return {name: result / name for result, several in names.items() for name in several}
 
@@ -166,7 +167,7 @@ def _arm64(cache: Cache, ring: Path) -> dict[str, Path]:
 def _x86(cache: Cache, ring: Path) -> dict[str, Path]:
     from images import x86  # it takes what it shares from here
 
-    return x86.build(cache, ring / "keyring.abk")
+    return x86.build(cache, ring)
 
 
 if __name__ == "__main__":

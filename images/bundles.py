@@ -43,6 +43,28 @@ class Variant:
     agent: Path | None = None
 
 
+@dataclass(frozen=True)
+class Originals:
+    """The images of version 1.0.0 that bundles are made from: name -> image; `boot` (ext4) or `kernel` and `initrd` (files).
+
+    prefix: of the names of the build steps. variants: which bundles there are.
+    """
+
+    images: Mapping[str, Path]
+    prefix: str
+    variants: tuple[Variant, ...]
+
+    def read(self, name: str) -> bytes:
+        """Bytes of `vmlinuz` or `initrd.img`, wherever they lie."""
+        if "boot" in self.images:
+            return disk.read_from_ext4(self.images["boot"], f"/{name}")
+        return self.images[FILE_IMAGES[name]].read_bytes()
+
+
+# Where kernel and initramfs are images of their own: file of a boot partition -> name of the image.
+FILE_IMAGES = {"vmlinuz": "kernel", "initrd.img": "initrd"}
+
+
 def _fault(name: str) -> dict[str, bytes | None]:
     return {"/etc/abu-fault": f"{name}\n".encode()}
 
@@ -123,8 +145,8 @@ def agent_files(wheel: Path) -> dict[str, bytes | None]:
     return files
 
 
-def _make(variant: Variant, boot: Path, rootfs: Path, ring: Path, folder: Path) -> None:
-    images = {"boot": boot, "rootfs": rootfs}
+def _make(variant: Variant, originals: Originals, ring: Path, folder: Path) -> None:
+    images = dict(originals.images)
     rootfs_files = {"/etc/abu-version": f"{variant.version}\n".encode(), **variant.files}
     if variant.agent is not None:
         rootfs_files |= agent_files(variant.agent)
@@ -132,16 +154,24 @@ def _make(variant: Variant, boot: Path, rootfs: Path, ring: Path, folder: Path) 
     if variant.kernel is not None:
         boot_files["/vmlinuz"] = variant.kernel
     if variant.initramfs_fault:
-        boot_files["/initrd.img"] = disk.read_from_ext4(boot, "/initrd.img") + trees.fault_initramfs(variant.initramfs_fault, folder)
+        boot_files["/initrd.img"] = originals.read("initrd.img") + trees.fault_initramfs(variant.initramfs_fault, folder)
+    if "boot" not in images:
+        for name, content in boot_files.items():
+            piece = FILE_IMAGES[name.removeprefix("/")]
+            images[piece] = folder / f"{piece}.img"
+            images[piece].write_bytes(content or b"")
     for name, files in (("boot", boot_files), ("rootfs", rootfs_files)):
-        if files and not (name == "rootfs" and variant.name == "v1"):
+        if name in images and files and not (name == "rootfs" and variant.name == "v1"):
             changed = folder / f"{name}.img"
             disk.copy_image(images[name], changed)
             modes = {path: 0o100755 if "/health.d/" in path else 0o100644 for path in files}
             disk.change_ext4(changed, files, modes, folder)
             images[name] = changed
     lines = [f'compatible = "{variant.compatible}"', f'version = "{variant.version}"', f"security_counter = {variant.counter}"]
-    lines += [f'description = "{variant.about}"', *(f'[images.{name}]\nfile = "{path}"' for name, path in images.items())]
+    lines.append(f'description = "{variant.about}"')
+    for name, path in images.items():
+        kind = "file" if name in FILE_IMAGES.values() else "raw"
+        lines.append(f'[images.{name}]\nfile = "{path}"\nkind = "{kind}"')
     spec = folder / "spec.toml"
     spec.write_text("\n".join(lines) + "\n")
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(trees.STAMP)}
@@ -175,31 +205,26 @@ def strip_signatures(path: Path) -> None:
     path.write_bytes(bundle_format.build_head(signed.manifest_bytes, b"", header.tables_bytes, header.payload_bytes) + rest)
 
 
-def bundles_disk(cache: Cache, boot: Path, rootfs: Path, ring: Path) -> Path:
+def bundles_disk(cache: Cache, originals: Originals, ring: Path) -> Path:
     """Folder with `bundles.img`, the ext4 disk that the guest mounts on /bundles, and the bundles themselves in `bundles/`."""
-    code: list[Input] = [
-        TREE / "images/bundles.py",
-        TREE / "images/disk.py",
-        TREE / "images/trees.py",
-        boot.parent.name,
-        rootfs.parent.name,
-        ring.name,
-    ]
+    code: list[Input] = [TREE / "images/bundles.py", TREE / "images/disk.py", TREE / "images/trees.py", ring.name]
+    code += [image.parent.name for image in originals.images.values()]
     code += [TREE / "abupdate/host", TREE / "abupdate/formats", OLD_RELEASE]
 
     def make_one(variant: Variant) -> Path:
-        return cache.step(f"bundle-{variant.name}", code, lambda folder: _make(variant, boot, rootfs, ring, folder), variant.about)
+        name = f"{originals.prefix}bundle-{variant.name}"
+        return cache.step(name, code, lambda folder: _make(variant, originals, ring, folder), variant.about)
 
     def make(folder: Path) -> None:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            made = list(pool.map(make_one, VARIANTS))
+            made = list(pool.map(make_one, originals.variants))
         (folder / "bundles").mkdir()
-        for variant, result in zip(VARIANTS, made, strict=True):
+        for variant, result in zip(originals.variants, made, strict=True):
             (result / f"{variant.name}.abu").rename(folder / f"bundles/{variant.name}.abu")
             result.rmdir()
         trees.set_times(folder)
         total = sum(path.stat().st_size for path in (folder / "bundles").iterdir())
-        say(f"{len(VARIANTS)} bundles, {total // disk.MIB} MiB")
+        say(f"{len(originals.variants)} bundles, {total // disk.MIB} MiB")
         disk.ext4(folder / "bundles", folder / "bundles.img", (total // disk.MIB * 21 // 20 + 16) * disk.MIB, "bundles")
 
-    return cache.step("bundles", code, make)
+    return cache.step(f"{originals.prefix}bundles", code, make)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import disk, pc, trees
+from images import bundles, disk, pc, trees
 from images.arch import AMD64
 from images.build import CODE, HOOKS, Parts, boot_image, parts
 from images.cache import Cache, Input, run
@@ -27,6 +27,8 @@ SIZES = {
     "rootfs_b": ROOTFS_BYTES,
     "data": 128 * disk.MIB,
 }
+# Of the bundles of bundles.py: what the tests of these devices flash.
+BUNDLES = ("v2", "v3", "bad-kernel-garbage", "bad-hang-after-arming", "bad-panic", "bad-health-critical")
 BY_LABEL = "/dev/disk/by-partlabel"
 ARGUMENTS = "console=ttyS0 ro quiet loglevel=3 tsc=reliable no_timer_check"
 
@@ -166,8 +168,13 @@ def esp_files(board: Board, made: Parts, folder: Path) -> dict[str, Path | bytes
     return {}
 
 
-def build(cache: Cache, keyring: Path) -> dict[str, Path]:
+def build(cache: Cache, ring: Path) -> dict[str, Path]:
     """Build all; return the results with the names of the links to make of them."""
     made = parts(cache, AMD64)
-    boot, root = boot_image(cache, AMD64, made), rootfs(cache, made, keyring)
-    return {f"disk-{board.name}.img": board_disk(cache, board, made, boot, root) / "disk.img" for board in BOARDS.values()}
+    boot, root = boot_image(cache, AMD64, made), rootfs(cache, made, ring / "keyring.abk")
+    links = {f"disk-{board.name}.img": board_disk(cache, board, made, boot, root) / "disk.img" for board in BOARDS.values()}
+    variants = tuple(variant for variant in bundles.VARIANTS if variant.name in BUNDLES)
+    for kind, images in (("raw", {"rootfs": root, "boot": boot}), ("file", {"rootfs": root, "kernel": made.kernel, "initrd": made.initrd})):
+        originals = bundles.Originals(images, f"x86-{kind}-", variants)
+        links[f"bundles-{kind}.img"] = bundles.bundles_disk(cache, originals, ring) / "bundles.img"
+    return links
