@@ -51,17 +51,20 @@ _MBR_CODE_BYTES = 440
 
 
 def fat(files: Mapping[str, Path | bytes], image: Path, size_bytes: int, label: str) -> None:
-    """A FAT32 file system with these files (path with `/` -> content), the same at every run."""
+    """A FAT32 file system with these files (path with `/` -> content; an empty folder ends in `/`), the same at every run."""
     with image.open("wb") as file:
         file.truncate(size_bytes)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(STAMP), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MTOOLS_SKIP_CHECK": "1"}
     run(["mkfs.vfat", "--invariant", "-F", "32", "-s", "2", "-n", label, image], env=environment)
     made: set[str] = set()
     for name, content in files.items():
-        for parent in reversed(Path(name).parents[:-1]):
+        path = Path(name)
+        for parent in [*reversed(path.parents[:-1]), *([path] if name.endswith("/") else [])]:
             if str(parent) not in made:
                 run(["mmd", "-i", image, f"::{parent}"], env=environment)
                 made.add(str(parent))
+        if name.endswith("/"):
+            continue
         piece = image.parent / ".fat-piece"
         piece.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
         os.utime(piece, (STAMP, STAMP))

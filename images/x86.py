@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from abupdate.bootloaders.systemdboot import SystemdBootStore
+from abupdate.model import BootState
 from images import bundles, disk, pc, trees
 from images.arch import AMD64
 from images.build import CODE, HOOKS, Parts, boot_image, parts
-from images.cache import Cache, Input, run
+from images.cache import TREE, Cache, Input, run
 
 ROOTFS_BYTES = 128 * disk.MIB
-ROOTFS_IMAGE_BYTES = 96 * disk.MIB
+ROOTFS_IMAGE_BYTES = 72 * disk.MIB
 SIZES = {
     "esp": 96 * disk.MIB,
     "grub": 16 * disk.MIB,
@@ -133,7 +135,7 @@ def board_disk(cache: Cache, board: Board, made: Parts, boot: Path, root: Path) 
             files["EFI/BOOT/BOOTX64.EFI"] = folder / "grub.efi"
             contents |= {"grub": folder / "grub.img", "boot_a": boot}
         else:
-            files |= {"abu/A/vmlinuz": made.kernel, "abu/A/initrd.img": made.initrd}
+            files |= {"abu/A/vmlinuz": made.kernel, "abu/A/initrd.img": made.initrd, "abu/B/": b""}
             files |= esp_files(board, made, folder)
         pc.fat(files, folder / "esp.img", SIZES["esp"], "ESP")
         disk.gpt_disk(folder / "disk.img", places, contents)
@@ -149,8 +151,10 @@ def board_disk(cache: Cache, board: Board, made: Parts, boot: Path, root: Path) 
 
 
 def hook_inputs(board: Board) -> list[Input]:
-    """What of bootloader-hooks goes into a board's disk."""
-    return [HOOKS / "grub"] if board.name == "grub" else []
+    """What else of this project goes into a board's disk."""
+    if board.name == "grub":
+        return [HOOKS / "grub"]
+    return [TREE / "abupdate/bootloaders/systemdboot.py", TREE / "abupdate/formats/bootentry.py"] if board.name == "systemd-boot" else []
 
 
 def grub_partition(image: Path, folder: Path) -> None:
@@ -164,15 +168,29 @@ def grub_partition(image: Path, folder: Path) -> None:
 
 
 def esp_files(board: Board, made: Parts, folder: Path) -> dict[str, Path | bytes]:
-    """What the ESP holds beside slot A's kernel: the boot manager and its files, version 1.0.0 on A confirmed."""
-    return {}
+    """What the ESP holds beside slot A's kernel: what the firmware starts, and its files; version 1.0.0 on A confirmed.
+
+    Plain EFI has no entries yet: a unified kernel image, which the firmware finds by itself, boots slot A until `doctor --fix` made them.
+    """
+    if board.name == "efi":
+        once = folder / "once.efi"
+        pc.unified_kernel(made.kernel, made.initrd, f"{arguments('A')} abupdate.slot=A panic=10", once)
+        return {"EFI/BOOT/BOOTX64.EFI": once}
+    esp = folder / "esp"
+    (esp / "loader/entries").mkdir(parents=True)
+    images = {slot: {"kernel": esp / f"abu/{slot}/vmlinuz", "initrd": esp / f"abu/{slot}/initrd.img"} for slot in "AB"}
+    SystemdBootStore(esp, ("A", "B"), images, {slot: arguments(slot) for slot in "AB"}).rebuild(BootState(("A",), {"A": 1, "B": 0}))
+    (esp / "loader/loader.conf").write_text("default slot-*\ntimeout 0\neditor no\n")
+    files: dict[str, Path | bytes] = {str(path.relative_to(esp)): path for path in sorted(esp.rglob("*.conf"))}
+    return {"EFI/BOOT/BOOTX64.EFI": pc.SYSTEMD_BOOT, **files}
 
 
 def build(cache: Cache, ring: Path) -> dict[str, Path]:
     """Build all; return the results with the names of the links to make of them."""
     made = parts(cache, AMD64)
     boot, root = boot_image(cache, AMD64, made), rootfs(cache, made, ring / "keyring.abk")
-    links = {f"disk-{board.name}.img": board_disk(cache, board, made, boot, root) / "disk.img" for board in BOARDS.values()}
+    boards = [board for board in BOARDS.values() if board.name != "grub" or (HOOKS / "grub").is_dir()]
+    links = {f"disk-{board.name}.img": board_disk(cache, board, made, boot, root) / "disk.img" for board in boards}
     variants = tuple(variant for variant in bundles.VARIANTS if variant.name in BUNDLES)
     for kind, images in (("raw", {"rootfs": root, "boot": boot}), ("file", {"rootfs": root, "kernel": made.kernel, "initrd": made.initrd})):
         originals = bundles.Originals(images, f"x86-{kind}-", variants)

@@ -12,6 +12,7 @@ import pytest
 
 from images.ubootbuild import CannotBuild, uboot
 from qemu.device import IMAGES, TREE, Device
+from qemu.machine import Machine
 from qemu.site import Site
 from tests.qemu.guest import confirm, flash, settled_environment
 from tests.qemu.sites import up
@@ -34,6 +35,14 @@ def mmc_uboot() -> Path:
         return uboot()
     except CannotBuild as error:
         pytest.skip(f"LEFT OUT: {error}")
+
+
+@pytest.fixture(scope="session")
+def x86_images() -> Path:
+    """The images of the x86-64 devices, likewise."""
+    done = subprocess.run([sys.executable, "-m", "images.build", "x86"], cwd=TREE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"the images cannot be built, see qemu/setup\n{done.stderr[-2000:]}"
+    return IMAGES
 
 
 @pytest.fixture
@@ -82,7 +91,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, Device):
+            if isinstance(value, Machine):
                 report.sections.append((f"console of {name}", value.console.tail(80)))
     return report
 
