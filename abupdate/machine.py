@@ -18,8 +18,8 @@ The situation is the first row that matches (`-` matches anything):
 "attempt" is the record's attempt to update the trial slot (rows 2 to 6), or the last ordered switch (rows 7 to 10; every change of
 the order after the service has settled this boot is one). Row 2 stands before the boot ids because the slot that runs is the
 stronger fact. Row 8: the running slot was taken out, so it never boots again.
-Where arming does not outlive a power cut (tryboot), an attempt that nothing shows to have been tried counts as of this boot: the reboot
-parameter was lost, the new slot was not.
+Where arming does not outlive a power cut (tryboot), an attempt that nothing shows to have been tried (tries left, no start in the record,
+no reset, nothing that the firmware says of this boot) counts as of this boot: the reboot parameter was lost, the new slot was not.
 `steady` covers a confirmed slot, a fresh board and an interrupted write alike: what to do with them does not differ.
 
 The floor (lowest security counter that may be installed) is the highest of its copies: both files of the record, the boot store's
@@ -163,7 +163,7 @@ def observation(facts: Facts) -> tuple[str, str, str, str, str]:
     whose = "nobody" if attempt is None or not relevant else "this boot" if attempt.boot_id == facts.boot_id else "another boot"
     tries = "left" if boot.trial is not None and boot.left.get(boot.trial, 0) > 0 else "used up"
     order = "absent" if facts.booted not in boot.order else "first" if boot.order[0] == facts.booted else "behind"
-    if facts.forgetful and trial == "other" and whose == "another boot" and attempt is not None and _untried(facts, attempt):
+    if facts.forgetful and trial == "other" and tries == "left" and whose == "another boot" and _untried(facts, attempt):
         whose = "this boot"
     if boot.trial is None and facts.settled:
         # The service has put this boot's slot first already, so whoever changed that since (fw_setenv) meant it.
@@ -171,9 +171,11 @@ def observation(facts: Facts) -> tuple[str, str, str, str, str]:
     return ("valid", trial, whose, tries, order)
 
 
-def _untried(facts: Facts, attempt: Attempt) -> bool:
+def _untried(facts: Facts, attempt: Attempt | None) -> bool:
     """Armed where arming is forgotten at a power cut: a boot of the old slot is no fallback while nothing shows that the new one ran."""
-    return attempt.phase in (Phase.WRITTEN, Phase.ARMED) and not attempt.starts and not facts.reset
+    if attempt is None or attempt.phase not in (Phase.WRITTEN, Phase.ARMED):
+        return False
+    return not attempt.starts and not facts.reset and not facts.tried
 
 
 def situation(facts: Facts) -> Situation:
@@ -416,6 +418,8 @@ def fallback_reason(facts: Facts) -> str:
     used_up = boot.left.get(boot.trial, 0) == 0
     if facts.reset:
         return f"{facts.reset}, {'tries exhausted' if used_up else 'tries left'}"
+    if facts.tried:
+        return "load failed"
     if not used_up and facts.unsaved:
         return "its boot could not be counted"
     return "tries exhausted" if used_up else "load failed"

@@ -375,6 +375,7 @@ class Facts:
     of the record shows, even one that this version cannot read. replaceable: the store could be rebuilt without losing what the
     bootloader itself needs. outside: floor in the copy outside (a TPM), 0 where it is empty or does not answer, None where there is none
     or nobody asked. forgetful: what is armed is not in the store alone, so a boot that nobody meant to be the trial does not end it.
+    tried: the boot side says that this boot was the try.
     """
 
     slots: tuple[str, ...]
@@ -392,6 +393,7 @@ class Facts:
     replaceable: bool = True
     outside: int | None = None
     forgetful: bool = False
+    tried: bool = False
 
 
 @dataclass(frozen=True, slots=True)

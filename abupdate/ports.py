@@ -46,6 +46,14 @@ class Bootloader(Protocol):
         """Repeat what arming a trial left where a power cut or a plain boot loses it."""
         return
 
+    def depart(self) -> None:
+        """The device goes down for an ordered reboot: note that an armed trial is tried now, where nothing else would tell."""
+        return
+
+    def tried(self) -> bool | None:
+        """The boot side's word that this boot was the try of an armed slot, whatever runs now; None where it says nothing."""
+        return None
+
     def read(self) -> BootState:
         """Read the state. Raises StoreUnreadable where no valid copy exists."""
 

@@ -47,6 +47,7 @@ from abupdate.formats.efiboot import LoadOption, Partition
 from abupdate.formats.efimarker import Marker
 from abupdate.log import log
 from abupdate.model import BootState, BootTraits, Finding, Repair
+from abupdate.ports import Bootloader
 
 _TRAITS = BootTraits(max_tries=1, counts_confirmed=False, falls_through=True, armed_in_store=True, keeps_verity=True)
 # Ours alone, made for this purpose.
@@ -54,7 +55,7 @@ MARKER_GUID = "b5b76c24-7c39-4ac2-9d0c-4f1a6a7a2be1"
 MARKER_NAME = "AbupdateState"
 
 
-class EfiStore:
+class EfiStore(Bootloader):
     """`ports.Bootloader` over the firmware's variables. Raises ConfigError at once for files that firmware could not load."""
 
     def __init__(

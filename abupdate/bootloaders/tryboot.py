@@ -14,35 +14,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from abupdate.bootloaders.envcalls import LINUX, Calls
 from abupdate.bootloaders.onesector import OneSector
+from abupdate.bootloaders.piplatform import PARAMETER, LinuxPi, Platform
 from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
 from abupdate.formats import autoboot
 from abupdate.formats.autoboot import Autoboot
-from abupdate.log import log
 from abupdate.model import MAX_COUNTER, BootState, BootTraits, Finding, Grade, Repair, TrialPolicy
 from abupdate.ports import Bootloader
 
 _TRAITS = BootTraits(max_tries=1, counts_confirmed=False, falls_through=False, armed_in_store=False)
-PARAMETER = "0 tryboot"
-_PARAMETER_FILE = "run/systemd/reboot-param"
-_CHOSEN = "proc/device-tree/chosen/bootloader"
 _TOPIC = "boot store"
 _MAX_COUNT = 99
 
 
 class TrybootStore(Bootloader):
-    """`ports.Bootloader` over autoboot.txt. partitions: number of each slot's FAT boot partition. root: of /run, /proc, /dev.
+    """`ports.Bootloader` over autoboot.txt. partitions: number of each slot's FAT boot partition.
 
     Raises ConfigError at once where the numbers are missing.
     """
 
     def __init__(
-        self, path: Path, slots: tuple[str, ...], partitions: Mapping[str, int], *, root: Path = Path("/"), calls: Calls = LINUX
+        self,
+        path: Path,
+        slots: tuple[str, ...],
+        partitions: Mapping[str, int],
+        *,
+        platform: Platform | None = None,
+        calls: Calls = LINUX,
     ) -> None:
         if set(partitions) != set(slots):
             example = ", ".join(f"{slot} = {number}" for number, slot in enumerate(slots, 2))
@@ -50,7 +52,7 @@ class TrybootStore(Bootloader):
         self._path = path
         self._slots = slots
         self._partitions = {slot: partitions[slot] for slot in slots}
-        self._root = root
+        self._platform = platform or LinuxPi()
         hint = "[bootloader] autoboot names it; bootloader-hooks/tryboot/autoboot.txt is one to begin with"
         self._file = OneSector(path, autoboot.SIZE_BYTES, "autoboot.txt", hint, calls)
 
@@ -79,13 +81,7 @@ class TrybootStore(Bootloader):
 
     def commit(self, state: BootState) -> None:
         """See ports.Bootloader."""
-        found = self._load()
-        data = autoboot.encode(self._wanted(found, state), str(self._path))
-        if state.trial is None:
-            self._forget_parameter()
-        self._file.write(data)
-        if state.trial is not None:
-            self.rearm()
+        self._put(self._load(), state)
 
     def check_room(self, state: BootState) -> None:
         """See ports.Bootloader."""
@@ -97,44 +93,29 @@ class TrybootStore(Bootloader):
             found = self._parsed()
         except StoreUnreadable:
             found = Autoboot(())
-        self._file.write(autoboot.encode(self._wanted(found, state), str(self._path)))
-        if state.trial is not None:
-            self.rearm()
+        self._put(found, state)
 
     def rearm(self) -> None:
         """Ask for the trial at the next ordered reboot, where one is armed and this boot is not it."""
         state = self.read()
-        if state.trial is None or not state.left.get(state.trial) or self.running() == state.trial:
-            return
-        path = self._root / _PARAMETER_FILE
-        if not path.parent.is_dir():
-            # Without systemd the parameter is up to whoever reboots.
-            log.warning("the trial of slot %s starts with: reboot '%s'", state.trial, PARAMETER)
-            return
-        fresh = path.with_name(f".{path.name}.abupdate")
-        try:
-            fresh.write_text(f"{PARAMETER}\n")
-            fresh.replace(path)
-        except OSError as error:
-            raise Failed(f"{path} cannot be written: {error.strerror}", f"reboot with: systemctl reboot '{PARAMETER}'") from None
+        if self._waits(state):
+            self._platform.ask()
 
     def depart(self) -> None:
         """Note that the device goes down for the trial: called when an ordered reboot has begun that carries the parameter."""
-        if not self._asked():
-            return
         state = self.read()
-        if state.trial is not None and state.left.get(state.trial) and self.running() != state.trial:
+        if state.trial is not None and self._waits(state) and self._platform.asked():
             state = replace(state, left={**state.left, state.trial: 0})
             self._file.write(autoboot.encode(self._wanted(self._load(), state), str(self._path)))
 
     def tried(self) -> bool | None:
         """The firmware's word on this boot: it was the try that the parameter asked for. None where it says nothing."""
-        flag = self._chosen("tryboot")
+        flag = self._platform.chosen("tryboot")
         return None if flag is None else flag == 1
 
     def running(self) -> str | None:
         """The slot from whose partition the firmware says that it booted; None where it does not say, or names no slot's."""
-        return self._slot(self._chosen("partition"))
+        return self._slot(self._platform.chosen("partition"))
 
     def inspect(self) -> Iterator[Finding]:
         """See ports.Bootloader."""
@@ -172,25 +153,18 @@ class TrybootStore(Bootloader):
             )
         elif self.running() is None:
             names = ", ".join(f"{number} for {slot}" for slot, number in self._partitions.items())
-            text = f"the firmware booted partition {self._chosen('partition')}, which is no slot's"
+            text = f"the firmware booted partition {self._platform.chosen('partition')}, which is no slot's"
             yield Finding(Grade.WARN, _TOPIC, text, f"[bootloader] partitions says {names}; firmware that says 0 is too old")
         elif self.running() != self._slot(found.partition(tryboot=bool(self.tried()))):
             text = (
                 f"the firmware booted slot {self.running()}, which {self._path.name} does not name: the other one's partition does not boot"
             )
             yield Finding(Grade.WARN, _TOPIC, text, "see that partition's start4.elf or config.txt")
-        if not (self._root / "dev/vcio").exists():
-            text = "this kernel has no /dev/vcio: kernels without the Raspberry Pi's own patches may drop the parameter tryboot"
-            yield Finding(Grade.WARN, _TOPIC, text, "use a kernel of the Raspberry Pi's tree, or prove that a trial starts")
-        if not (self._root / "run/systemd/system").is_dir():
-            text = "this init system does not pass on /run/systemd/reboot-param: a plain reboot would not start a trial"
-            yield Finding(
-                Grade.WARN, _TOPIC, text, f"reboot with: reboot '{PARAMETER}', by a program that hands its argument to the kernel"
-            )
-            return
+        for text, hint in self._platform.shortcomings():
+            yield Finding(Grade.WARN, _TOPIC, text, hint)
         hint = f"reboot with `systemctl reboot` or `reboot '{PARAMETER}'`: `reboot` without an argument removes the parameter"
         if found.notes.get("trial", "").endswith(":1") and self.running() != self._slot(found.partition(tryboot=True)):
-            armed = self._asked()
+            armed = self._platform.asked()
             text = "the next reboot starts the trial" if armed else "a trial is armed, but the next reboot would not start it"
             yield Finding(Grade.OK if armed else Grade.WARN, _TOPIC, text, hint)
         else:
@@ -210,6 +184,20 @@ class TrybootStore(Bootloader):
                 os.close(folder)
         except OSError as error:
             raise Failed(f"{self._path} cannot be written: {error.strerror}") from None
+
+    def _put(self, found: Autoboot, state: BootState) -> None:
+        data = autoboot.encode(self._wanted(found, state), str(self._path))
+        if state.trial is None:
+            self._platform.forget()
+        self._file.write(data)
+        self.rearm()
+
+    def _waits(self, state: BootState) -> bool:
+        """A trial is armed and this boot is not it."""
+        if state.trial is None or not state.left.get(state.trial):
+            return False
+        running = self.running()
+        return running != state.trial and not (running is None and self.tried())
 
     def _parsed(self) -> Autoboot:
         return autoboot.parse(self._file.read(), str(self._path))
@@ -273,28 +261,6 @@ class TrybootStore(Bootloader):
 
     def _slot(self, partition: int | None) -> str | None:
         return next((slot for slot, number in self._partitions.items() if number == partition), None)
-
-    def _chosen(self, name: str) -> int | None:
-        """A number that the firmware left in the device tree: 4 bytes, big-endian; None where there is none."""
-        try:
-            with (self._root / _CHOSEN / name).open("rb") as file:
-                data = file.read(5)
-        except OSError:
-            return None
-        return int.from_bytes(data, "big") if len(data) == 4 else None
-
-    def _asked(self) -> bool:
-        try:
-            with (self._root / _PARAMETER_FILE).open("rb") as file:
-                return file.read(64).split() == PARAMETER.encode().split()
-        except OSError:
-            return False
-
-    def _forget_parameter(self) -> None:
-        """Somebody else's parameter stays."""
-        if self._asked():
-            with suppress(OSError):
-                (self._root / _PARAMETER_FILE).unlink()
 
 
 def _pairs(text: str) -> list[tuple[str, int]]:

@@ -42,6 +42,7 @@ def service(options: Namespace) -> int:
         reboot=power.reboot,
         reboot_now=power.reboot_now,
         going_down=_going_down,
+        rebooting=_rebooting,
     )
     numbers = Numbers(trial.window_s, trial.boot_timeout_s, settings.watchdog.timeout_s)
     board = wiring.tolerant(settings, service=True)
@@ -49,10 +50,19 @@ def service(options: Namespace) -> int:
 
 
 def _going_down() -> bool:
+    return _systemctl("is-system-running").strip() == "stopping"
+
+
+def _rebooting() -> bool:
+    jobs = (line.split() for line in _systemctl("list-jobs", "--no-legend", "--plain").splitlines())
+    return any(job[1:3] == ["reboot.target", "start"] for job in jobs)
+
+
+def _systemctl(*words: str) -> str:
+    """What it prints; nothing where systemd does not run, or does not answer in time."""
     if not _SYSTEMD.is_dir():
-        return False
+        return ""
     try:
-        said = subprocess.run(["systemctl", "is-system-running"], capture_output=True, text=True, timeout=5, check=False).stdout
+        return subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return said.strip() == "stopping"
+        return ""

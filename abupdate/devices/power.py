@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from shutil import which
 
 from abupdate.errors import Failed
@@ -11,15 +12,19 @@ from abupdate.log import log
 
 _RB_AUTOBOOT = 0x01234567
 _ANSWER_S = 20
+_SYSTEMD = Path("/run/systemd/system")
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def reboot() -> None:
     """Ask the init system for a reboot and return once it has taken the order. Raises Failed where nothing takes it."""
-    program = which("reboot", path=_SEARCH)
-    if program is not None:
+    # systemd's own `reboot` drops a parameter that waits in /run/systemd/reboot-param, `systemctl reboot` passes it on.
+    for name, *words in ((("systemctl", "reboot"),) if _SYSTEMD.is_dir() else ()) + (("reboot",),):
+        program = which(name, path=_SEARCH)
+        if program is None:
+            continue
         try:
-            done = subprocess.run([program], stdin=subprocess.DEVNULL, timeout=_ANSWER_S, check=False)
+            done = subprocess.run([program, *words], stdin=subprocess.DEVNULL, timeout=_ANSWER_S, check=False)
             if done.returncode == 0:
                 return
             log.warning("%s ended with %d", program, done.returncode)

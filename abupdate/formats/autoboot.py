@@ -92,9 +92,11 @@ def parse(data: bytes, name: str = "autoboot.txt") -> Autoboot:
     """Raises StoreUnreadable for what is no text, ConfigError for more than the firmware reads; `name` is for messages."""
     if len(data) > SIZE_BYTES:
         raise ConfigError(f"{name} has more than {SIZE_BYTES} bytes, the most that the firmware reads", "shorten it")
-    if b"\0" in data:
+    # A power cut while the file grew may have left zeros at its end.
+    text, _, rest = data.partition(b"\0")
+    if rest.strip(b"\0\n"):
         raise StoreUnreadable(f"{name} is no text", "see `abupdate doctor`; `abupdate doctor --fix` shows and writes a new one")
-    return Autoboot(tuple(line for piece in data.decode("latin-1").split("\n") if (line := piece.strip(" \t\r"))))
+    return Autoboot(tuple(line for piece in text.decode("latin-1").split("\n") if (line := piece.strip(" \t\r"))))
 
 
 def changed(old: Autoboot, partition: int, trial: int | None, notes: Mapping[str, str]) -> Autoboot:

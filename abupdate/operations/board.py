@@ -76,6 +76,7 @@ def observe(board: Board, *, readable: bool = True, heads: bool = True) -> Facts
         replaceable=not board.store.irreplaceable,
         outside=board.outside.value() if board.outside else None,
         forgetful=not board.store.traits.armed_in_store,
+        tried=bool(board.store.tried()),
     )
 
 

@@ -44,6 +44,7 @@ class Hardware:
 
     hinted: the boot side says that this boot is a trial. always: pet on every boot. disarm: stop it once the slot is confirmed.
     reboot: orders one; reboot_now: does without the init system. going_down: the init system is shutting down.
+    rebooting: it does so for a reboot, not to power off.
     """
 
     open_watchdog: Callable[[], Watchdog]
@@ -54,6 +55,7 @@ class Hardware:
     reboot: Callable[[], None]
     reboot_now: Callable[[], None]
     going_down: Callable[[], bool]
+    rebooting: Callable[[], bool] = lambda: False
 
 
 class Stop(Exception):
@@ -96,6 +98,7 @@ class Service:
                 return self._serve()
             except Stop:
                 self._announcer.stopping()
+                self._depart()
                 self._leave_watchdog()
                 return 0
 
@@ -317,6 +320,15 @@ class Service:
         except AbupdateError as error:
             self._complain(f"watchdog: {error.message}")
         log.info("watchdog is open")
+
+    def _depart(self) -> None:
+        """At SIGTERM, while the file systems are mounted. Not for a confirmed slot, nor where the store itself tells what was tried."""
+        try:
+            if not self._board.store.traits.armed_in_store and self._hardware.rebooting():
+                self._board.store.depart()
+        except AbupdateError as error:
+            # A trial that fails early is then called armed until somebody cancels it.
+            log.error("%s", error.line)
 
     def _leave_watchdog(self) -> None:
         """At SIGTERM: a trial, a shutdown and `always` leave it armed; a stopped service on a confirmed slot must not reset the device."""

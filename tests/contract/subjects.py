@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.contract.custom import Custom
 from tests.contract.efi import Efi
 from tests.contract.subject import Subject
+from tests.contract.tryboot import Tryboot
 from tests.contract.uboot import UBoot
 from tests.contract.ubootdialects import OnMender, OnSWUpdate, Rauc
 
@@ -16,4 +18,6 @@ SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {
     "uboot-mender": OnMender,
     "uboot-swupdate": OnSWUpdate,
     "efi": Efi,
+    "tryboot": Tryboot,
+    "custom": Custom,
 }

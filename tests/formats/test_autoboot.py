@@ -89,6 +89,10 @@ def test_more_than_the_firmware_reads_is_refused() -> None:
     assert caught.value.hint
 
 
-def test_zeros_are_no_text() -> None:
+def test_zeros_at_the_end_are_a_file_that_was_cut_while_it_grew() -> None:
+    assert parse(DOCUMENTED + bytes(100) + b"\n" * 100 + bytes(100)) == parse(DOCUMENTED)
+
+
+def test_zeros_before_text_are_no_text() -> None:
     with pytest.raises(StoreUnreadable, match="no text"):
-        parse(DOCUMENTED + bytes(8))
+        parse(bytes(8) + DOCUMENTED)

@@ -46,6 +46,14 @@ _AUTOBOOT = (
     "# board\n[none]\n[tryboot]\nboot_partition=4\n[all]\r\nodd\n[all]\n# abupdate order=A:1,B:0\n# abupdate floor=5\ntryboot_a_b=1\n"
     "boot_partition=2\n[tryboot]\n# abupdate trial=B:1\nboot_partition=3\n",
 )
+_BOOTANSWERS = (
+    '{"abupdate": 1, "slots": ["A", "B"], "traits": {"max_tries": 3, "counts_confirmed": true, "falls_through": true, '
+    '"armed_in_store": true, "keeps_verity": true},\n"state": {"order": ["B", "A"], "left": {"A": 10, "B": 3}, "trial": "B",\n'
+    '"policy": {"tries": 3, "budget": 10, "boot_timeout_s": 120}, "floor": 7, "verity": {"B": "00112233445566778899aabbccddeeff"}},\n'
+    '"places": [["/dev/mmcblk0", 4096, 8192]], "tears": "", "irreplaceable": "why"}\n',
+    '{"abupdate": 1, "slots": ["B", "A"],\n"traits": {"max_tries": 1, "counts_confirmed": false, "falls_through": false, '
+    '"armed_in_store": true},\n"state": null}\n',
+)
 _MOUNTS = (
     "22 28 0:20 / /sys rw,nosuid - sysfs sysfs rw\n28 1 254:1 / / ro,noatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro\n",
     "40 28 0:33 /@ /data rw shared:2 master:3 - btrfs /dev/sdb2 rw,subvol=/@\n41 28 7:0 / /a\\040b\\134c rw - vfat /dev/loop0 rw\n",
@@ -90,6 +98,7 @@ def seeds() -> dict[str, list[bytes]]:
         "environment": _environments(),
         "bootstate": [text.encode() for text in _VARIABLES],
         "autoboot": [text.encode() for text in _AUTOBOOT],
+        "bootanswer": [text.encode() for text in _BOOTANSWERS],
         "fwenv": [text.encode() for text in _FWENV],
         "mounts": [text.encode() for text in _MOUNTS],
         "config": [text.encode() for text in _FRAGMENTS],

@@ -8,6 +8,7 @@ accepted input, built again from what was read, gives other bytes. `check` adds 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from abupdate.bootloaders import ubootvars
 from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
 from abupdate.formats import (
     autoboot,
+    bootanswer,
     bundle,
     chunktable,
     fleetlog,
@@ -370,6 +372,27 @@ def run_autoboot(data: bytes) -> bool:
     return found.partition(tryboot=False) is not None
 
 
+def run_bootanswer(data: bytes) -> bool:
+    """What a board's own get-state prints; told to set-state and answered by it again, it says the same."""
+    slots = ("A", "B")
+    try:
+        found = bootanswer.parse_answer(data, slots)
+    except ConfigError as error:
+        problem = error.line
+    else:
+        problem = ""
+    assert len(problem) < 400
+    assert problem.isprintable()
+    if problem:
+        return False
+    if found.state is None:
+        return True
+    told = json.loads(bootanswer.encode_request("commit", found.state, slots))["state"]
+    again = {**json.loads(data), "state": {**told, "fresh": found.state.fresh}}
+    assert bootanswer.parse_answer(json.dumps(again).encode(), slots) == found
+    return True
+
+
 def run_mounts(data: bytes) -> bool:
     """The kernel's lists of mounts and swap: a line that makes no sense takes no other with it."""
     found = mountinfo.parse_mounts(data)
@@ -523,6 +546,7 @@ TARGETS: Mapping[str, Target] = {
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
     "autoboot": Target(run_autoboot, shapes.mutate_lines, 256 * KIB, 200),
+    "bootanswer": Target(run_bootanswer, shapes.mutate_lines, 512 * KIB, 400),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
     "mounts": Target(run_mounts, shapes.mutate_lines, 256 * KIB, 200),
     "config": Target(run_config, shapes.mutate_lines, MIB, 400),

@@ -30,6 +30,8 @@ _BOOT = (f"{_UNIT}/test_thisboot.py",)
 _RECORD = ("tests/unit/test_record.py",)
 _MACHINE = (f"{_UNIT}/test_machine.py",)
 _STORES = (f"{_UNIT}/test_machine_stores.py",)
+_TRYBOOT = (f"{_UNIT}/test_tryboot_store.py", f"{_UNIT}/test_service_tryboot.py")
+_CUSTOM = (f"{_UNIT}/test_custom_store.py",)
 _OPERATIONS = (f"{_UNIT}/test_operations.py",)
 _REFUSED = (f"{_UNIT}/test_cli_refused.py",)
 _UPDATE = (f"{_UNIT}/test_cli_update.py",)
@@ -827,10 +829,82 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "forgetful store: a trial that ran is armed for ever",
         "abupdate/machine.py",
-        "and not attempt.starts and not facts.reset",
-        "",
+        "return not attempt.starts and not facts.reset and not facts.tried",
+        "return True",
         "a slot that fails is tried at every reboot",
         _STORES,
+    ),
+    Mutant(
+        "forgetful store: the note of the shutdown is not looked at",
+        "abupdate/machine.py",
+        'and tries == "left" and whose',
+        "and whose",
+        "a trial that panics early is called armed, and tried at every reboot",
+        _STORES,
+    ),
+    Mutant(
+        "tryboot: the service does not ask again",
+        "abupdate/operations/service.py",
+        "                    board.store.rearm()\n",
+        "                    pass\n",
+        "after a power cut the trial never starts",
+        _TRYBOOT,
+    ),
+    Mutant(
+        "tryboot: the try is not noted on the way down",
+        "abupdate/operations/service.py",
+        "                self._board.store.depart()\n",
+        "                pass\n",
+        "a trial that panics early is called armed, and tried at every reboot",
+        _TRYBOOT,
+    ),
+    Mutant(
+        "tryboot: the trial asks for another try",
+        "abupdate/bootloaders/tryboot.py",
+        "return running != state.trial and not (running is None and self.tried())",
+        "return True",
+        "FailureAction= of a trial that fails would start it again",
+        _TRYBOOT,
+    ),
+    Mutant(
+        "tryboot: the parameter before the store",
+        "abupdate/bootloaders/tryboot.py",
+        "        self._file.write(data)\n        self.rearm()\n",
+        "        if state.trial is not None:\n            self._platform.ask()\n        self._file.write(data)\n",
+        "a failed commit leaves a reboot that tries what is not armed",
+        _TRYBOOT,
+    ),
+    Mutant(
+        "tryboot: one write becomes two",
+        "abupdate/bootloaders/onesector.py",
+        "                self._put(fd, data, 0)\n",
+        "                self._put(fd, data[:256], 0)\n                self._put(fd, data[256:], 256)\n",
+        "a process killed between leaves half of a state",
+        _TRYBOOT,
+    ),
+    Mutant(
+        "custom: whatever it leaves behind runs on",
+        "abupdate/bootloaders/custom.py",
+        "os.killpg(process.pid, signal.SIGKILL)",
+        "os.killpg(process.pid, 0)",
+        "a program that hangs keeps the medium open for ever",
+        _CUSTOM,
+    ),
+    Mutant(
+        "custom: programs that others can write are run",
+        "abupdate/bootloaders/custom.py",
+        "if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):",
+        "if False:",
+        "whoever is in the group becomes root",
+        _CUSTOM,
+    ),
+    Mutant(
+        "custom: unknown keys are passed over",
+        "abupdate/formats/bootanswer.py",
+        "        if key not in needed and key not in more:",
+        "        if False:",
+        "a misspelt trial would look like none",
+        _CUSTOM,
     ),
     Mutant(
         "trial starts: never counted",

@@ -116,6 +116,11 @@ class Store(Bootloader):
         """See ports.Bootloader."""
         self._do("rearm", lambda real: real.rearm())
 
+    def tried(self) -> bool | None:
+        """See ports.Bootloader."""
+        answer: bool | None = self._do("tried", lambda real: real.tried())
+        return answer
+
     def _do(self, what: object, action: Callable[[Bootloader], Any]) -> Any:
         def run(running: Mapping[str, Running], machine: Machine) -> Any:
             return action(self._store.bootloader(running["env"], self._folder))

@@ -111,7 +111,12 @@ class Judge:
     def _lie(self, device: Device) -> str:
         facts = device.facts()
         said = facts.booted if machine.situation(facts) is Situation.FELL_BACK else machine.next_boot(facts)
-        started = self.start.rom.power_up(device.machine.parts[0], device.loads)
+        part = device.machine.parts[0]
+        if facts.forgetful and machine.situation(facts) is Situation.ARMED:
+            # An ordered reboot is meant, after the start of the service, which asks for the try again where a cut lost that.
+            part = device.store.warm(part, part.after(iter([count - 1 for count in part.choices])))
+            said = facts.booted if self.start.rom.power_up(part, device.loads).slot == facts.booted else said
+        started = self.start.rom.power_up(part, device.loads)
         if said != started.slot and said not in started.failed:
             return f"slot {said} is said to boot next, slot {started.slot} does"
         content = {slot: device.content(slot) for slot in SLOTS}

@@ -117,7 +117,7 @@ class _ChipCalls(_BlockCalls):
         raise AssertionError("/dev/mtdN has no cache")
 
 
-class _TreeCalls:
+class TreeCalls:
     """`envcalls.Calls` over a file system."""
 
     def __init__(self, tree: Tree) -> None:
@@ -263,7 +263,7 @@ class OnFiles:
 
     def area(self, running: Running, location: EnvLocation) -> Area:
         assert isinstance(running, Tree)
-        return FileArea(location, _NO_SYS_BLOCK, calls=_TreeCalls(running))
+        return FileArea(location, _NO_SYS_BLOCK, calls=TreeCalls(running))
 
     def save(self, running: Running, index: int, data: bytes) -> None:
         assert isinstance(running, Tree)

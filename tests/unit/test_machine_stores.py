@@ -52,6 +52,25 @@ def test_a_start_on_the_trial_that_the_record_knows_of_tells_that_it_was_tried()
     assert machine.situation(now) is Situation.FELL_BACK
 
 
+def test_no_boots_left_tell_that_it_was_tried() -> None:
+    """The shutdown that led to the try noted it down."""
+    now = forgetful(boot=replace(ONE_TRY, left={"A": 1, "B": 0}))
+    assert machine.situation(now) is Situation.FELL_BACK
+    after = run(now, machine.Start())
+    assert after.record is not None
+    assert after.record.attempt is not None
+    assert (after.record.attempt.phase, after.record.attempt.reason) == (Phase.REVERTED, "tries exhausted")
+
+
+def test_the_boot_sides_word_tells_that_it_was_tried_and_did_not_load() -> None:
+    now = forgetful(tried=True)
+    assert machine.situation(now) is Situation.FELL_BACK
+    after = run(now, machine.Start())
+    assert after.record is not None
+    assert after.record.attempt is not None
+    assert (after.record.attempt.phase, after.record.attempt.reason) == (Phase.REVERTED, "load failed")
+
+
 def test_an_attempt_that_has_ended_is_not_armed_again() -> None:
     assert machine.situation(forgetful(record=record(attempt(Phase.REVERTED, BEFORE)))) is Situation.FELL_BACK
 

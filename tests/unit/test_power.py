@@ -33,7 +33,15 @@ PLACES = """
 set -e
 mount -t tmpfs none /usr/sbin
 [ /sbin -ef /usr/sbin ] || mount -t tmpfs none /sbin
-if [ -n "$1" ]; then
+if [ "${1#systemctl: }" != "$1" ]; then
+    # systemd runs; it is asked by a program of this name alone.
+    mount -t tmpfs none /run
+    mkdir -p /run/systemd/system
+    printf '#!/bin/sh\\n%s\\n' "${1#systemctl: }" >/usr/sbin/systemctl
+    chmod 755 /usr/sbin/systemctl
+    printf '#!/bin/sh\\necho reboot\\n' >/usr/sbin/reboot
+    chmod 755 /usr/sbin/reboot
+elif [ -n "$1" ]; then
     printf '#!/bin/sh\\n%s\\n' "$1" >/usr/sbin/reboot
     chmod 755 /usr/sbin/reboot
 fi
@@ -44,7 +52,7 @@ INCAPABLE = ("setpriv", "--bounding-set=-sys_boot", "--inh-caps=-sys_boot")
 
 
 def called(name: str, *before: str, program: str = "") -> subprocess.CompletedProcess[str]:
-    """The function of power.py. program: the shell script that is found as `reboot`."""
+    """The function of power.py. program: the shell script that is found as `reboot`, or, behind `systemctl: `, as that."""
     argv = ["unshare", "--mount", "sh", "-c", PLACES, "sh", program, *before, sys.executable, "-c", CALL, name]
     return subprocess.run(argv, env=environ(), capture_output=True, text=True, check=False, timeout=60)
 
@@ -52,6 +60,16 @@ def called(name: str, *before: str, program: str = "") -> subprocess.CompletedPr
 def test_the_init_system_takes_the_order() -> None:
     done = called("reboot", program="echo ordered")
     assert (done.returncode, done.stdout) == (0, "ordered\ntaken\n"), done.stderr
+
+
+def test_systemd_is_asked_in_the_way_that_keeps_a_reboot_parameter() -> None:
+    done = called("reboot", program='systemctl: echo "systemctl $*"')
+    assert (done.returncode, done.stdout) == (0, "systemctl reboot\ntaken\n"), done.stderr
+
+
+def test_where_systemctl_fails_reboot_is_tried() -> None:
+    done = called("reboot", program="systemctl: exit 1")
+    assert (done.returncode, done.stdout) == (0, "reboot\ntaken\n"), done.stderr
 
 
 @pytest.mark.parametrize(("program", "said"), [("", ""), ("exit 7", "/usr/sbin/reboot ended with 7\n"), ("kill -9 $$", "ended with -9\n")])

@@ -89,6 +89,7 @@ class Bench:
         always: bool = False,
         disarm: bool = False,
         going_down: bool = False,
+        rebooting: bool = False,
         trial_only: bool = False,
         window_s: float = 1e9,
         pet_timeout_s: int = 1,
@@ -105,6 +106,7 @@ class Bench:
             reboot=self.reboot,
             reboot_now=lambda: self.events.append("reboot now"),
             going_down=lambda: going_down,
+            rebooting=lambda: rebooting,
         )
         numbers = Numbers(window_s, boot_timeout_s=120, pet_timeout_s=pet_timeout_s)
         return Service(self.board(), watch or self.make_watch, hardware, self, numbers, trial_only=trial_only).run()

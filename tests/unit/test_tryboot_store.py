@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from abupdate.bootloaders.envcalls import LinuxCalls
-from abupdate.bootloaders.tryboot import PARAMETER, TrybootStore
+from abupdate.bootloaders.piplatform import PARAMETER, LinuxPi
+from abupdate.bootloaders.tryboot import TrybootStore
 from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
 from abupdate.model import BootState, Grade, TrialPolicy
 
@@ -47,7 +48,7 @@ class Pi:
     @property
     def store(self) -> TrybootStore:
         """As the wiring makes it."""
-        return TrybootStore(self.path, SLOTS, PARTITIONS, root=self.root)
+        return TrybootStore(self.path, SLOTS, PARTITIONS, platform=LinuxPi(self.root))
 
     @property
     def asked(self) -> bool:
@@ -157,7 +158,8 @@ def test_the_firmware_says_which_slot_runs_and_whether_it_was_a_try(pi: Pi) -> N
         (FACTORY.replace(b"=2", b"=5"), "partition 5, which is no slot's"),
         (b"[all]\ntryboot_a_b=1\n", "names no boot_partition"),
         (b"", "names no boot_partition"),
-        (bytes(512), "is no text"),
+        (bytes(512), "names no boot_partition"),
+        (bytes(60) + FACTORY, "is no text"),
         (FACTORY + b"#" * 512, "more than 512 bytes"),
     ],
 )
@@ -289,14 +291,14 @@ class Failing(LinuxCalls):
 def test_a_failing_medium_is_said_so_and_never_a_success(pi: Pi, at: str, kind: type[AbupdateError]) -> None:
     pi.store.commit(CALM)
     with pytest.raises(kind) as caught:
-        TrybootStore(pi.path, SLOTS, PARTITIONS, root=pi.root, calls=Failing(at)).commit(ARMED)
+        TrybootStore(pi.path, SLOTS, PARTITIONS, platform=LinuxPi(pi.root), calls=Failing(at)).commit(ARMED)
     assert caught.value.hint
     assert not pi.asked, "the parameter comes after the store"
 
 
 def test_a_commit_is_one_write_of_one_sector(pi: Pi) -> None:
     calls = Failing("")
-    store = TrybootStore(pi.path, SLOTS, PARTITIONS, root=pi.root, calls=calls)
+    store = TrybootStore(pi.path, SLOTS, PARTITIONS, platform=LinuxPi(pi.root), calls=calls)
     store.commit(CALM)
     assert calls.writes == [(len(FACTORY), 512 - len(FACTORY)), (0, 512)], "first the length, with what was there"
     calls.writes.clear()
