@@ -14,7 +14,7 @@ STATE = BootState(("B", "A"), {"A": 10, "B": 3}, "B", TrialPolicy(), floor=1, ve
 
 
 def code(name: str) -> str:
-    return "\n".join(line for line in (HOOKS / name).read_text().splitlines() if not line.startswith("#"))
+    return "\n".join(line for line in (HOOKS / name).read_text().splitlines() if not line.strip().startswith("#"))
 
 
 def test_every_variable_of_the_script_is_one_that_the_store_writes() -> None:
