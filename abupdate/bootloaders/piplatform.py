@@ -32,6 +32,9 @@ class Platform(Protocol):
     def forget(self) -> None:
         """Take that back; a parameter of somebody else stays."""
 
+    def slot_argument(self) -> str | None:
+        """What the kernel was told in abupdate.slot=; None where it was not."""
+
     def shortcomings(self) -> tuple[tuple[str, str], ...]:
         """Why asking might not be enough here: text and hint."""
 
@@ -78,6 +81,14 @@ class LinuxPi:
         if self.asked():
             with suppress(OSError):
                 self._parameter.unlink()
+
+    def slot_argument(self) -> str | None:
+        """See Platform."""
+        try:
+            words = (self._root / "proc/cmdline").read_text().split()
+        except OSError:
+            return None
+        return next((word.partition("=")[2] for word in reversed(words) if word.startswith("abupdate.slot=")), None)
 
     def shortcomings(self) -> tuple[tuple[str, str], ...]:
         """See Platform."""

@@ -160,6 +160,11 @@ class TrybootStore(Bootloader):
                 f"the firmware booted slot {self.running()}, which {self._path.name} does not name: the other one's partition does not boot"
             )
             yield Finding(Grade.WARN, _TOPIC, text, "see that partition's start4.elf or config.txt")
+        named, running = self._platform.slot_argument(), self.running()
+        if named is not None and running is not None and named != running:
+            text = f"the kernel was started with abupdate.slot={named} from the partition of slot {running}"
+            hint = f"config.txt: [boot_partition={self._partitions[running]}] and its cmdline=, which firmware before 2025-03 does not know"
+            yield Finding(Grade.FAIL, _TOPIC, text, hint)
         for text, hint in self._platform.shortcomings():
             yield Finding(Grade.WARN, _TOPIC, text, hint)
         hint = f"reboot with `systemctl reboot` or `reboot '{PARAMETER}'`: `reboot` without an argument removes the parameter"

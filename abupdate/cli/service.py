@@ -33,10 +33,11 @@ def service(options: Namespace) -> int:
         limits = Limits(trial.window_s, trial.auto_confirm, health.degraded_row_s, health.degraded_total_s)
         return Watch(run, limits, health.interval_s, has_programs=bool(programs), peers=wiring.peers(settings))
 
+    board = wiring.tolerant(settings, service=True)
     hardware = Hardware(
         open_watchdog=lambda: watchdog.Watchdog(device),
         running=lambda: watchdog_sysfs.facts(device).state == "active",
-        hinted=kernel_argument("abupdate.trial") == "1",
+        hinted=kernel_argument("abupdate.trial") == "1" or bool(board.store.tried()),
         always=settings.watchdog.always,
         disarm=settings.watchdog.after_confirm == "disarm",
         reboot=power.reboot,
@@ -45,7 +46,6 @@ def service(options: Namespace) -> int:
         rebooting=_rebooting,
     )
     numbers = Numbers(trial.window_s, trial.boot_timeout_s, settings.watchdog.timeout_s)
-    board = wiring.tolerant(settings, service=True)
     return Service(board, watch, hardware, Notifier(), numbers, trial_only=options.trial).run()
 
 

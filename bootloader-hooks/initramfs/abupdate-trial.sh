@@ -2,12 +2,15 @@
 # What an initramfs does for abupdate: sourced by /init (any small initramfs) or by the initramfs-tools script beside it.
 #
 #   abupdate_value KEY            value of KEY= on the kernel command line (the last one), empty when absent
+#   abupdate_on_trial             true where the kernel command line or the Raspberry Pi's firmware says that this boot is a trial
 #   abupdate_arm_watchdog PROG    on trial only: arm the watchdog by PROG for abupdate.boot_timeout= seconds
 #   abupdate_no_root              the root file system cannot be mounted: wait 10 s for a reader, then reboot
 #
-# Only the kernel command line and /proc, /sys, /dev mounted are needed.
+# Only the kernel command line and /proc, /sys, /dev mounted are needed; on a Raspberry Pi also /run, which the root file system gets.
 
 ABUPDATE_ROOT_LOST_S=10
+ABUPDATE_TRYBOOT=/proc/device-tree/chosen/bootloader/tryboot
+ABUPDATE_RUN=/run/abupdate
 
 abupdate_value() {
 	_abu_value=
@@ -24,9 +27,20 @@ abupdate_say() {
 	echo "<4>abupdate: $*" >/dev/kmsg 2>/dev/null || echo "abupdate: $*"
 }
 
+# The Raspberry Pi's firmware adds no kernel arguments to a trial: it tells in the device tree that this boot is a try.
+abupdate_on_trial() {
+	[ "$(abupdate_value abupdate.trial)" != 1 ] || return 0
+	# Four bytes, big-endian; the shell drops those that are zero.
+	[ "$(cat "$ABUPDATE_TRYBOOT" 2>/dev/null)" = "$(printf '\001')" ] || return 1
+	# What abupdate-trial.service looks for where there is no kernel argument.
+	{ mkdir -p -m 700 "$ABUPDATE_RUN" && echo 1 >"$ABUPDATE_RUN/tryboot"; } 2>/dev/null ||
+		abupdate_say "no $ABUPDATE_RUN/tryboot: the trial is watched, but not by abupdate-trial.service"
+	return 0
+}
+
 # A trial boot without a watchdog goes on: the tries still end it when it panics or reboots, and the service says so.
 abupdate_arm_watchdog() {
-	[ "$(abupdate_value abupdate.trial)" = 1 ] || return 0
+	abupdate_on_trial || return 0
 	_abu_timeout=$(abupdate_value abupdate.boot_timeout)
 	[ -n "$_abu_timeout" ] || _abu_timeout=120
 	if [ -z "$(ls /sys/class/watchdog 2>/dev/null)" ]; then

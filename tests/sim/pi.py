@@ -75,6 +75,9 @@ class _Platform:
         if self.asked():
             self._tree.unlink(Path(_PARAMETER))
 
+    def slot_argument(self) -> str | None:
+        return None
+
     def shortcomings(self) -> tuple[tuple[str, str], ...]:
         return ()
 

@@ -13,6 +13,7 @@ from abupdate.bootloaders.piplatform import PARAMETER, LinuxPi
 from abupdate.bootloaders.tryboot import TrybootStore
 from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
 from abupdate.model import BootState, Grade, TrialPolicy
+from tests.workstation import ROOT
 
 SLOTS = ("A", "B")
 PARTITIONS = {"A": 2, "B": 3}
@@ -336,6 +337,36 @@ def test_doctor_names_what_is_missing(pi: Pi) -> None:
     assert any("init system" in text for text in pi.findings())
     pi.path.unlink()
     assert any("cannot be used" in text for text in pi.findings(Grade.FAIL))
+
+
+def test_doctor_knows_a_command_line_of_the_other_slot(pi: Pi) -> None:
+    line = pi.root / "proc/cmdline"
+    line.write_text("quiet abupdate.slot=A\n")
+    assert pi.findings() == []
+    line.write_text("abupdate.slot=A abupdate.slot=B\n")
+    assert pi.findings(Grade.FAIL) == ["the kernel was started with abupdate.slot=B from the partition of slot A"]
+
+
+def test_the_file_to_begin_with_is_a_fresh_board_of_just_one_sector(pi: Pi) -> None:
+    data = (ROOT / "bootloader-hooks/tryboot/autoboot.txt").read_bytes()
+    assert len(data) == 512
+    pi.path.write_bytes(data)
+    assert (pi.store.read().order, pi.store.read().fresh, pi.findings()) == (("A",), True, [])
+    pi.store.commit(ARMED)
+    assert pi.store.read() == ARMED
+
+
+def test_the_hooks_files_say_the_same_as_each_other() -> None:
+    folder = ROOT / "bootloader-hooks/tryboot"
+    config = (folder / "config.txt").read_text()
+    for slot, partition in PARTITIONS.items():
+        name = f"cmdline-{slot.lower()}.txt"
+        assert f"[boot_partition={partition}]\ncmdline={name}\n" in config
+        words = (folder / name).read_text().split()
+        assert {f"abupdate.slot={slot}", "panic=10", "abupdate.boot_timeout=120", "watchdog.open_timeout=120", "ro"} <= set(words)
+        assert (folder / name).read_text().count("\n") == 1, "the firmware takes the first line alone"
+    assert "abupdate" not in (folder / "cmdline.txt").read_text()
+    assert "panic=10" in (folder / "cmdline.txt").read_text()
 
 
 def test_doctor_writes_a_missing_file_for_the_slot_that_the_firmware_booted(pi: Pi) -> None:

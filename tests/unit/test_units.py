@@ -120,3 +120,15 @@ def test_a_trial_is_confirmed_inside(workstation: Workstation) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in workstation.state.iterdir()}
     assert set(modes.values()) == {0o600}, modes
     assert not Path("/etc/abupdate-was-here").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_trial_is_watched_where_the_initramfs_says_so_as_well(there: bool, tmp_path: Path) -> None:
+    """A Raspberry Pi's firmware adds no kernel arguments; systemd itself judges the unit's conditions."""
+    if there:
+        (tmp_path / "tryboot").touch()
+    lines = [line for line in UNITS[0].read_text().splitlines() if line.startswith("Condition")]
+    assert lines == ["ConditionKernelCommandLine=|abupdate.trial=1", "ConditionPathExists=|/run/abupdate/tryboot"]
+    lines = [line.replace("/run/abupdate", str(tmp_path)) for line in lines]
+    done = subprocess.run(["systemd-analyze", "condition", *lines], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode == 0) == there, done.stderr
