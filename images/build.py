@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import bundles, disk, packages, trees
+from images import bundles, disk, packages, systemd, trees
 from images.arch import ARM64, Arch
 from images.cache import TREE, Cache, Input, say
 
@@ -36,14 +37,6 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Slot:
-    """The images that one version of the device consists of."""
-
-    boot: Path
-    rootfs: Path
-
-
-@dataclass(frozen=True)
 class Parts:
     """What version 1.0.0 consists of before it is laid out on slots. base: the root file system without this project."""
 
@@ -51,6 +44,15 @@ class Parts:
     initrd: Path
     base: Path
     project: Path
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The images that one version of the device consists of, and what they were made of."""
+
+    boot: Path
+    rootfs: Path
+    parts: Parts
 
 
 def parts(cache: Cache, arch: Arch) -> Parts:
@@ -63,7 +65,7 @@ def parts(cache: Cache, arch: Arch) -> Parts:
     def compile_armer(folder: Path) -> None:
         trees.compile_armer(arch, folder)
 
-    armer = cache.step(f"{arch.prefix}armer", [HOOKS / "initramfs/arm-watchdog.c"], compile_armer)
+    armer = cache.step(f"{arch.prefix}armer", [HOOKS / f"initramfs/{name}.c" for name in trees.INITRAMFS_PROGRAMS], compile_armer)
 
     def make_base(folder: Path) -> None:
         trees.base_tree(arch, debs, kernel, wheels, folder / "root")
@@ -106,27 +108,16 @@ def first_slot(cache: Cache, keyring: Path) -> Slot:
         shutil.rmtree(tree)
 
     inputs: list[Input] = [made.base.name, made.project.name, CODE / "rootfs", CODE / "disk.py", CODE / "trees.py", keyring]
-    return Slot(boot_image(cache, ARM64, made), cache.step("rootfs", inputs, make_rootfs) / "rootfs.img")
+    return Slot(boot_image(cache, ARM64, made), cache.step("rootfs", inputs, make_rootfs) / "rootfs.img", made)
 
 
 def device_disk(cache: Cache, slot: Slot) -> Path:
     """Folder with `disk.img` (version 1.0.0 in A, B empty) and `flash.img` (the board's own U-Boot environment)."""
 
     def make(folder: Path) -> None:
-        tree = folder / "tree"
-        tree.mkdir()
-        disk.boot_script(tree, folder)
-        trees.set_times(tree)
-        disk.ext4(tree, folder / "bootscr.img", 8 * disk.MIB, "bootscr")
         disk.ext4(None, folder / "data.img", DATA_BYTES, "data", journal=True)
-        (folder / "env.img").write_bytes(disk.environment_copies(ENVIRONMENT, folder))
-        disk.board_environment(folder)
-        contents = {"bootscr": folder / "bootscr.img", "env": folder / "env.img", "data": folder / "data.img"}
-        contents |= {"boot_a": slot.boot, "rootfs_a": slot.rootfs}
-        disk.gpt_disk(folder / "disk.img", disk.layout(BOOT_BYTES, ROOTFS_BYTES, DATA_BYTES), contents)
-        for path in folder.iterdir():
-            if path.name not in ("disk.img", "flash.img"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        contents = {"boot_a": slot.boot, "rootfs_a": slot.rootfs}
+        disk.boot_disk(folder, ENVIRONMENT, contents, disk.layout(BOOT_BYTES, ROOTFS_BYTES, DATA_BYTES))
 
     inputs: list[Input] = [
         slot.boot.parent.name,
@@ -139,7 +130,10 @@ def device_disk(cache: Cache, slot: Slot) -> Path:
 
 
 def build(folder: Path, *, x86: bool = False) -> None:
-    """Build everything and leave links with fixed names in `folder`: disk.img, flash.img, bundles.img, bundles/; or those of x86.py."""
+    """Build everything and leave links with fixed names in `folder`: disk.img, flash.img, bundles.img, bundles/; again in systemd/.
+
+    x86: instead what x86.py makes.
+    """
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -147,10 +141,12 @@ def build(folder: Path, *, x86: bool = False) -> None:
         cache = Cache(folder)
         ring = bundles.keyring(cache)
         for name, result in (_x86(cache, ring) if x86 else _arm64(cache, ring)).items():
-            link = folder / f".{name}.link"
+            place = folder / name
+            place.parent.mkdir(exist_ok=True)
+            link = place.with_name(f".{place.name}.link")
             link.unlink(missing_ok=True)
-            link.symlink_to(result.relative_to(folder))
-            link.rename(folder / name)
+            link.symlink_to(os.path.relpath(result, place.parent))
+            link.rename(place)
         cache.drop_unused()
     say(f"ready in {time.monotonic() - start:.1f} s")
 
@@ -161,7 +157,12 @@ def _arm64(cache: Cache, ring: Path) -> dict[str, Path]:
     originals = bundles.Originals({"boot": slot.boot, "rootfs": slot.rootfs}, "", bundles.VARIANTS)
     bundled = bundles.bundles_disk(cache, originals, ring)
     names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
-    return {name: result / name for result, several in names.items() for name in several}
+    results = {name: result / name for result, several in names.items() for name in several}
+    slots = systemd.slots(cache, ARM64, slot.parts.base, slot.parts.kernel.parent, slot.parts.project, ring / "keyring.abk")
+    made = systemd.device_disk(cache, slot.boot, slots, ENVIRONMENT, BOOT_BYTES, DATA_BYTES)
+    bundled = systemd.bundles_disk(cache, slot.boot, slots, ring)
+    names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
+    return {**results, **{f"systemd/{name}": result / name for result, several in names.items() for name in several}}
 
 
 def _x86(cache: Cache, ring: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images.cache import TREE, run
-from images.trees import STAMP
+from images.trees import STAMP, set_times
 
 MIB = 1 << 20
 SECTOR = 512
@@ -127,6 +127,22 @@ def boot_script(tree: Path, scratch: Path) -> None:
         env=environment,
         cwd=scratch,
     )
+
+
+def boot_disk(folder: Path, values: Mapping[str, str], contents: Mapping[str, Path], partitions: tuple[Partition, ...]) -> None:
+    """Make `disk.img` and `flash.img` in a folder that holds `data.img`: hook, environment, these images; nothing else stays there."""
+    tree = folder / "script"
+    tree.mkdir()
+    boot_script(tree, folder)
+    set_times(tree)
+    ext4(tree, folder / "bootscr.img", 8 * MIB, "bootscr")
+    (folder / "env.img").write_bytes(environment_copies(values, folder))
+    board_environment(folder)
+    pieces = {name: folder / f"{name}.img" for name in ("bootscr", "env", "data")}
+    gpt_disk(folder / "disk.img", partitions, {**pieces, **contents})
+    for path in folder.iterdir():
+        if path.name not in ("disk.img", "flash.img"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def gpt_disk(disk: Path, partitions: tuple[Partition, ...], contents: Mapping[str, Path]) -> None:

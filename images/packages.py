@@ -12,6 +12,18 @@ from images.cache import TREE, Cache, run, say
 BUSYBOX = ("busybox-static",)
 # Drivers of watchdogs are loaded by the initramfs before all others, so that a trial is guarded early.
 WATCHDOG_MODULES = ("i6300esb",)
+# Loaded where the kernel's arguments or the root file system ask for them.
+VERITY_MODULES = ("sha2-ce", "dm-mod", "dm-verity")
+READONLY_MODULES = ("squashfs", "erofs")
+OVERLAY_MODULES = ("overlay",)
+# What the device with systemd has besides.
+SYSTEMD = tuple(
+    """
+    systemd libsystemd-shared libsystemd0 udev libudev1 util-linux mount libmount1 libsmartcols1 kmod libkmod2 libfdisk1 libaudit1
+    libcap-ng0 libapparmor1 libcap2 libcryptsetup12 libdevmapper1.02.1 libargon2-1 libjson-c5 libgcrypt20 libgpg-error0 liblz4-1 libzstd1
+    libp11-kit0 libseccomp2 libselinux1 libpcre2-8-0 libacl1 libip4tc2 libpam0g dmsetup
+""".split()  # noqa: SIM905
+)
 
 
 def _apt_config(arch: Arch, folder: Path) -> Path:
@@ -29,14 +41,20 @@ def _apt_config(arch: Arch, folder: Path) -> Path:
     return config
 
 
+def _apt(arch: Arch, cache: Cache) -> dict[str, str]:
+    """Lists of packages brought up to date, and the environment in which apt looks at them."""
+    say(f"fetching Debian packages for {arch.debian}")
+    apt = _apt_config(arch, cache.folder / f"{arch.prefix}apt")
+    environment = {"APT_CONFIG": str(apt), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+    run(["apt-get", "update"], env=environment)
+    return environment
+
+
 def fetch_packages(cache: Cache, arch: Arch) -> Path:
     """Folder with `debs/*.deb` and `kernel-version`; the network is used only where it is not cached."""
 
     def make(folder: Path) -> None:
-        say(f"fetching Debian packages for {arch.debian}")
-        apt = cache.folder / f"{arch.prefix}apt"
-        environment = {"APT_CONFIG": str(_apt_config(arch, apt)), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-        run(["apt-get", "update"], env=environment)
+        environment = _apt(arch, cache)
         depends = run(["apt-cache", "depends", arch.kernel], env=environment)
         found = re.search(rf"Depends: (linux-image-(\S+-{arch.debian}))$", depends, re.MULTILINE)
         if found is None:
@@ -47,6 +65,17 @@ def fetch_packages(cache: Cache, arch: Arch) -> Path:
         (folder / "kernel-version").write_text(found[2])
 
     return cache.step(f"{arch.prefix}packages", [arch.kernel, *BUSYBOX, *arch.system], make)
+
+
+def fetch_systemd(cache: Cache, arch: Arch) -> Path:
+    """Folder with `debs/*.deb` of SYSTEMD."""
+
+    def make(folder: Path) -> None:
+        environment = _apt(arch, cache)
+        (folder / "debs").mkdir()
+        run(["apt-get", "download", *SYSTEMD], env=environment, cwd=folder / "debs")
+
+    return cache.step(f"{arch.prefix}systemd-packages", SYSTEMD, make)
 
 
 def unpack(packages: Path, name: str, target: Path) -> None:
@@ -61,8 +90,15 @@ def _depends(module: Path) -> list[str]:
 
 
 def unpack_kernel(cache: Cache, arch: Arch, packages: Path) -> Path:
-    """Folder with `vmlinuz`, `modules/*.ko` (only what the device needs), `load-watchdog` and `load-disk` (load order)."""
+    """Folder with `vmlinuz`, `modules/*.ko` (only what the device needs), and a list `load-*` in load order of each group of them."""
     version = (packages / "kernel-version").read_text()
+    groups = {
+        "load-watchdog": WATCHDOG_MODULES,
+        "load-disk": arch.disk_modules,
+        "load-verity": VERITY_MODULES,
+        "load-readonly": READONLY_MODULES,
+        "load-spare": (*arch.spare_modules, *OVERLAY_MODULES),
+    }
 
     def make(folder: Path) -> None:
         unpack(packages, f"linux-image-{version}", folder / "all")
@@ -79,17 +115,18 @@ def unpack_kernel(cache: Cache, arch: Arch, packages: Path) -> Path:
                     known.append(name)
             return known
 
-        lists = {"load-watchdog": order(WATCHDOG_MODULES, []), "load-disk": order(arch.disk_modules, [])}
-        lists["load-spare"] = order(arch.spare_modules, [])
-        for file, names in lists.items():
+        for file, wanted in groups.items():
+            names = order(wanted, [])
             (folder / file).write_text("".join(f"{name}\n" for name in names))
             for name in names:
                 if every[name].exists():
                     every[name].rename(folder / f"modules/{name}.ko")
+        for name in ("modules.builtin", "modules.order"):
+            (folder / f"all/lib/modules/{version}/{name}").rename(folder / name)
+        (folder / "version").write_text(version)
         run(["rm", "-rf", folder / "all"])
 
-    modules = (*WATCHDOG_MODULES, *arch.disk_modules, *arch.spare_modules)
-    return cache.step(f"{arch.prefix}kernel", [packages.name, *modules, "1"], make)
+    return cache.step(f"{arch.prefix}kernel", [packages.name, repr(groups), "2"], make)
 
 
 def _requirements() -> list[str]:

@@ -18,6 +18,7 @@ from images.packages import BUSYBOX, unpack
 
 IMAGES = TREE / "images"
 HOOKS = TREE / "bootloader-hooks"
+INITRAMFS_PROGRAMS = ("arm-watchdog", "open-verity")
 STAMP = 1767225600  # every file of an image carries this time (2026-01-01)
 
 PRUNED = (
@@ -183,9 +184,10 @@ def root_tree(arch: Arch, base: Path, project: Path, keyring: Path, version: str
 
 
 def compile_armer(arch: Arch, folder: Path) -> None:
-    """Cross-compile the initramfs program that arms the watchdog."""
-    source = HOOKS / "initramfs/arm-watchdog.c"
-    run([f"{arch.triplet}-gcc", "-Wall", "-Wextra", "-Werror", "-static", "-Os", "-s", "-o", folder / "arm-watchdog", source])
+    """Cross-compile the initramfs programs: what arms the watchdog, and what opens dm-verity."""
+    for name in INITRAMFS_PROGRAMS:
+        source = HOOKS / f"initramfs/{name}.c"
+        run([f"{arch.triplet}-gcc", "-Wall", "-Wextra", "-Werror", "-static", "-Os", "-s", "-o", folder / name, source])
 
 
 def pack_initramfs(tree: Path, target: Path) -> None:
@@ -203,11 +205,12 @@ def initramfs(packages: Path, kernel: Path, armer: Path, folder: Path) -> None:
     busybox_links(tree / "bin", tree / "bin/busybox")
     for name in ("dev", "proc", "sys", "root", "modules"):
         (tree / name).mkdir()
-    for part in ("load-watchdog", "load-disk"):
+    for part in ("load-watchdog", "load-disk", "load-verity", "load-readonly"):
         shutil.copy(kernel / part, tree / "modules")
         for name in (kernel / part).read_text().split():
             shutil.copy(kernel / f"modules/{name}.ko", tree / "modules")
-    shutil.copy(armer / "arm-watchdog", tree / "bin/arm-watchdog")
+    for name in INITRAMFS_PROGRAMS:
+        shutil.copy(armer / name, tree / "bin" / name)
     shutil.copy(HOOKS / "initramfs/abupdate-trial.sh", tree / "abupdate-trial.sh")
     shutil.copy(IMAGES / "initramfs/init", tree / "init")
     pack_initramfs(tree, folder / "initrd.img")

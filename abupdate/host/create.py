@@ -96,7 +96,8 @@ def _draft(spec: Spec, files: Sequence[int], seal: Seal | None) -> Manifest:
             raise ConfigError(f"{image.path} is empty")
         length = chunktable.table_bytes(-(-size_bytes // spec.chunk_bytes))
         digest = bytes(manifest.SHA256_BYTES)
-        images.append(Image(image.name, image.kind, size_bytes, image.codec, digest, length, 0, sealed=seal is not None))
+        sealed, root = seal is not None, image.verity_root
+        images.append(Image(image.name, image.kind, size_bytes, image.codec, digest, length, 0, verity_root=root, sealed=sealed))
     return Manifest(
         bundle_id=b"",
         compatible=spec.compatible,

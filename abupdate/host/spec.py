@@ -16,6 +16,7 @@
     kind = "raw"                          # optional: "file" for a regular file on the device, such as a kernel on the ESP
     codec = "zstd"                        # optional: "none" stores the bytes as they are
     level = 19                            # optional, for this image
+    verity = true                         # optional: a root file system with its dm-verity tree behind it; its root hash is signed
 
 Images are stored in the order of the file. Unknown keys are errors.
 """
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from abupdate.errors import ConfigError
 from abupdate.formats import chunktable
-from abupdate.host import tables
+from abupdate.host import tables, verity
 from abupdate.host.keyrings import load_chain
 from abupdate.host.tables import Table
 from abupdate.model import MAX_COUNTER, Codec, ImageKind
@@ -48,18 +49,19 @@ _TOP = (
     "chain",
     "images",
 )
-_IMAGE = ("file", "kind", "codec", "level")
+_IMAGE = ("file", "kind", "codec", "level", "verity")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """One image to put into a bundle. level: of zstd."""
+    """One image to put into a bundle. level: of zstd. verity_root: root hash of dm-verity or None."""
 
     name: str
     path: Path
     kind: ImageKind
     codec: Codec
     level: int
+    verity_root: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +128,9 @@ def _image(where: str, name: str, value: object, folder: Path, default_level: in
     path = folder / table.text("file")
     if not path.exists():
         raise ConfigError(f"{place}: {path} does not exist", "file is relative to the SPEC's folder")
-    return ImageSpec(name, path, ImageKind(kind_text), Codec(codec_text), image_level if level is None else level)
+    root = None
+    if table.flag("verity", default=False):
+        if kind_text != ImageKind.RAW.value:
+            raise ConfigError(f'{place}: verity needs kind = "raw"', "the initramfs opens a partition with it")
+        root = verity.root_hash(path)
+    return ImageSpec(name, path, ImageKind(kind_text), Codec(codec_text), image_level if level is None else level, root)

@@ -4,6 +4,7 @@
 #   abupdate_value KEY            value of KEY= on the kernel command line (the last one), empty when absent
 #   abupdate_on_trial             true where the kernel command line or the Raspberry Pi's firmware says that this boot is a trial
 #   abupdate_arm_watchdog PROG    on trial only: arm the watchdog by PROG for abupdate.boot_timeout= seconds
+#   abupdate_open_root PROG DEV   print what to mount: DEV itself, or with abupdate.verity= the device that PROG opens over it
 #   abupdate_no_root              the root file system cannot be mounted: wait 10 s for a reader, then reboot
 #
 # Only the kernel command line and /proc, /sys, /dev mounted are needed; on a Raspberry Pi also /run, which the root file system gets.
@@ -51,6 +52,19 @@ abupdate_arm_watchdog() {
 		abupdate_say "trial of slot $(abupdate_value abupdate.slot): $_abu_said"
 	else
 		abupdate_say "trial without a watchdog: $_abu_said"
+		return 1
+	fi
+}
+
+# A device that cannot be opened is never mounted as it is: the caller goes on to abupdate_no_root.
+abupdate_open_root() {
+	_abu_verity=$(abupdate_value abupdate.verity)
+	if [ -z "$_abu_verity" ]; then
+		printf '%s\n' "$2"
+	elif _abu_said=$("$1" "$2" abupdate-root "$_abu_verity" 2>&1); then
+		printf '%s\n' "$_abu_said"
+	else
+		abupdate_say "dm-verity: $_abu_said"
 		return 1
 	fi
 }

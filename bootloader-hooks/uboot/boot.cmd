@@ -1,9 +1,11 @@
 # abupdate: which slot boots, for stock U-Boot. Compile: mkimage -A arm64 -T script -C none -d boot.cmd boot.scr
 #
 # Reads   BOOT_ORDER (A B)  BOOT_A_LEFT, BOOT_B_LEFT (the budget)  BOOT_TRIAL (no slot)  BOOT_BUDGET (a)  BOOT_TIMEOUT (78)
+#         BOOT_A_VERITY, BOOT_B_VERITY (none): root hash of dm-verity, handed to the initramfs
 #         in brackets: what holds where a variable is missing; numbers are hexadecimal, counters at most ff
 # Writes  BOOT_A_LEFT, BOOT_B_LEFT: of the slot that is tried, or of all confirmed slots in the last resort
 # Kernel  abupdate.slot=A panic=10; on trial abupdate.trial=1 abupdate.boot_timeout=S watchdog.open_timeout=S, S decimal seconds;
+#         abupdate.verity=HASH where the slot has one;
 #         abupdate.failed=B: slots that could not be started in this boot; abupdate.unsaved=1: a counter could not be written
 #
 # The environment lies in U-Boot own redundant layout (CRC-32, flag, data; two copies) in raw sectors, and only the digits of a
@@ -183,6 +185,7 @@ fi
 
 # Names that the stored copy lacks must not keep what U-Boot itself runs with.
 setenv BOOT_ORDER ; setenv BOOT_A_LEFT ; setenv BOOT_B_LEFT ; setenv BOOT_TRIAL ; setenv BOOT_BUDGET ; setenv BOOT_TIMEOUT
+setenv BOOT_A_VERITY ; setenv BOOT_B_VERITY
 
 # abu_mode: count; free: nothing is counted or written; last: the last resort; over: all was tried
 abu_mode=count
@@ -196,7 +199,7 @@ else
 		abu_from=${abu_c1} ; abu_to=${abu_copy0} ; abu_next=${abu_copy1} ; abu_flag=${abu_flag1}
 	fi
 	setexpr abu_x ${abu_from} + 5
-	env import -b ${abu_x} ${abu_length} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_TRIAL BOOT_BUDGET BOOT_TIMEOUT
+	env import -b ${abu_x} ${abu_length} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_TRIAL BOOT_BUDGET BOOT_TIMEOUT BOOT_A_VERITY BOOT_B_VERITY
 fi
 
 abu_order="${BOOT_ORDER:-A B}"
@@ -206,6 +209,8 @@ abu_budget="${BOOT_BUDGET:-a}"
 abu_timeout="${BOOT_TIMEOUT:-78}"
 abu_left_A="${BOOT_A_LEFT:-none}"
 abu_left_B="${BOOT_B_LEFT:-none}"
+abu_verity_A="${BOOT_A_VERITY:-none}"
+abu_verity_B="${BOOT_B_VERITY:-none}"
 echo "abupdate: order ${abu_order}, left A ${abu_left_A} B ${abu_left_B}, trial ${abu_trial}, budget ${abu_budget}, timeout ${abu_timeout}"
 
 # A store that abupdate has never written to stays as it is, so that its agent can see that.
@@ -248,8 +253,10 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 	if test "${abu_slot}" = A -o "${abu_slot}" = B; then
 		if test ${abu_slot} = A; then
 			abu_left=${abu_left_A} ; abu_part=${abu_part_A} ; abu_root=${abu_root_A}
+			abu_verity="${abu_verity_A}"
 		else
 			abu_left=${abu_left_B} ; abu_part=${abu_part_B} ; abu_root=${abu_root_B}
+			abu_verity="${abu_verity_B}"
 		fi
 		abu_kind=confirmed
 		if test "${abu_trial}" = ${abu_slot}; then abu_kind=trial; fi
@@ -327,6 +334,7 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 	if test ${abu_go} = yes; then
 		echo "abupdate: slot ${abu_slot} ${abu_kind} left ${abu_left}"
 		setenv bootargs "${abu_args} root=${abu_root} ro abupdate.slot=${abu_slot} panic=10"
+		if test "${abu_verity}" != none; then setenv bootargs "${bootargs} abupdate.verity=${abu_verity}"; fi
 		if test ${abu_failed} != none; then setenv bootargs "${bootargs} abupdate.failed=${abu_failed}"; fi
 		if test ${abu_unsaved} = yes -o ${abu_skipped} = yes; then setenv bootargs "${bootargs} abupdate.unsaved=1"; fi
 		if test ${abu_kind} = trial; then

@@ -28,6 +28,7 @@ FOREIGN = {
 }
 CONFIRMED = {"BOOT_ORDER": "A B", "BOOT_A_LEFT": "a", "BOOT_B_LEFT": "a", "BOOT_TRIES": "3", "BOOT_BUDGET": "a", "BOOT_TIMEOUT": "78"}
 TRIAL = {**CONFIRMED, "BOOT_ORDER": "B A", "BOOT_B_LEFT": "3", "BOOT_TRIAL": "B", "BOOT_FLOOR": "1f"}
+ROOTS = {"BOOT_A_VERITY": "0a" * 32, "BOOT_B_VERITY": "0b" * 32}
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,11 @@ CASES = {
     "foreign variables": Case({**FOREIGN, **TRIAL}, "B", {"BOOT_B_LEFT": "2"}, trial=True),
     "foreign variables behind": Case({**TRIAL, **FOREIGN}, "B", {"BOOT_B_LEFT": "2"}, trial=True),
     "left missing among foreign variables": Case({**FOREIGN, **without(TRIAL, "BOOT_B_LEFT")}, "B", {"BOOT_B_LEFT": "9"}, trial=True),
+    "root hashes on trial": Case({**TRIAL, **ROOTS}, "B", {"BOOT_B_LEFT": "2"}, trial=True),
+    "root hashes, kernel missing on trial": Case({**ROOTS, **TRIAL}, "A", {"BOOT_A_LEFT": "9", "BOOT_B_LEFT": "2"}, b=GONE, failed="B"),
+    "root hash of the other slot": Case({**TRIAL, "BOOT_A_VERITY": "0a" * 32}, "B", {"BOOT_B_LEFT": "2"}, trial=True),
+    "root hash, confirmed": Case({**CONFIRMED, **ROOTS}, "A", {"BOOT_A_LEFT": "9"}),
+    "root hash on a board that was never written to": Case({"BOOT_A_VERITY": "0a" * 32}, "A"),
     "a thousand foreign variables": Case({**{f"v{n}": str(n) for n in range(1000)}, **TRIAL}, "B", {"BOOT_B_LEFT": "2"}, trial=True),
 }
 
@@ -142,6 +148,7 @@ def test_decision(bench: Bench, name: str) -> None:
         return
     assert args["root"] == f"PARTLABEL=rootfs_{case.slot.lower()}"
     assert args["panic"] == "10"
+    assert args.get("abupdate.verity", "") == case.env.get(f"BOOT_{case.slot}_VERITY", "")
     assert args["console"] == "ttyAMA0"
     assert "ro" in (boot.words or ())
     assert ("abupdate.trial" in args) == case.trial == said.trial

@@ -12,12 +12,12 @@ from tests.sim import uboot_hook_model
 
 HOOK = (Path(__file__).resolve().parents[2] / "bootloader-hooks" / "uboot" / "boot.cmd").read_text()
 CODE = "\n".join(line for line in HOOK.splitlines() if not line.startswith("#"))
-STATE = BootState(("B", "A"), {"A": 10, "B": 3}, "B", TrialPolicy(), floor=1)
+STATE = BootState(("B", "A"), {"A": 10, "B": 3}, "B", TrialPolicy(), floor=1, verity={"A": "0a", "B": "0b"})
 
 
 def test_every_variable_of_the_hook_is_one_that_the_store_writes() -> None:
     written = {entry.split(b"=")[0].decode() for entry in changed(Environment(), STATE, ("A", "B")).entries}
-    used = set(re.findall(r"\bBOOT_[A-Z]+(?:_LEFT)?\b", CODE))
+    used = set(re.findall(r"\bBOOT_[A-Z]+(?:_LEFT|_VERITY)?\b", CODE))
     assert used <= written
     # BOOT_TRIES is in LEFT already when the hook sees it; the floor is none of its business.
     assert written - used == {"BOOT_TRIES", "BOOT_FLOOR"}
