@@ -35,7 +35,8 @@ class EspFiles(Protocol):
         """Give a file that is there other bytes; a cut leaves any mixture."""
 
     def patch(self, path: Path, data: bytes) -> None:
-        """Replace the first bytes (at most a sector) of a file that is longer, in one write."""
+        """Replace the first bytes (at most a sector) of a file that is longer, by one call that ends when they are on the medium: a
+        process that is killed leaves nothing that programs see and a power cut takes back."""
 
     def remove(self, path: Path) -> None:
         """Take a file away."""
@@ -74,7 +75,7 @@ class LinuxEspFiles:
 
     def patch(self, path: Path, data: bytes) -> None:
         """See EspFiles."""
-        descriptor = os.open(path, os.O_WRONLY | _FLAGS)
+        descriptor = os.open(path, os.O_WRONLY | os.O_DSYNC | _FLAGS)
         try:
             if os.pwrite(descriptor, data, 0) != len(data):
                 raise Failed(f"{path}: a write was cut short", "see the kernel's log")

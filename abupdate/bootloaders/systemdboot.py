@@ -202,13 +202,15 @@ class SystemdBootStore(Bootloader):
                 if one != current:
                     self._switch_off(one)
         file = current.file if current is not None else EntryName(slot, left).file
+        # The floor rises with the sector that decides, not before.
+        off = encode(replace(wanted, on=False, floor=current.entry.floor if current is not None else None))
         if current is None:
-            self._files.create(self._entries / file, encode(replace(wanted, on=False)))
+            self._files.create(self._entries / file, off)
         elif (
             not (current == active and is_whole(current.entry, current.data))
             and current.data[SECTOR_BYTES:] != encode(wanted)[SECTOR_BYTES:]
         ):
-            self._files.rewrite(self._entries / file, encode(replace(wanted, on=False)))
+            self._files.rewrite(self._entries / file, off)
         self._files.patch(self._entries / file, encode(wanted)[:SECTOR_BYTES])
 
     def _put_away(self, one: EntryFile) -> None:
@@ -256,9 +258,11 @@ class SystemdBootStore(Bootloader):
 
 
 def active_file(files: Iterable[EntryFile], slot: str) -> EntryFile | None:
-    """The file that says what the slot is good for: the uncounted one, else the one with the fewest boots left; None: the slot is out."""
+    """The file that says what the slot is good for: the uncounted one, else the one with the fewest boots left, but one that has any comes
+    before one that has none, as systemd-boot has it; None: the slot is out.
+    """
     on = [one for one in files if one.name.slot == slot and one.entry.on]
-    return min(on, key=lambda one: -1 if one.name.left is None else one.name.left, default=None)
+    return min(on, key=lambda one: (one.name.left is not None, one.name.left == 0, one.name.left or 0), default=None)
 
 
 def _left(found: EntryFile | None) -> int:

@@ -55,6 +55,11 @@ class BootPlace(ABC):
         return TrialPolicy(3, 10, 120)
 
     @property
+    def most_trials(self) -> int:
+        """Boots on trial that there may be in a row, cuts in the boot side's own writes included."""
+        return self.policy.tries
+
+    @property
     def single(self) -> bool:
         """A cut may lose it: what `allow_single_env` accepts."""
         return False
@@ -92,3 +97,7 @@ class BootPlace(ABC):
     @abstractmethod
     def key(self, part: Part) -> bytes:
         """Two media with the same key go on alike."""
+
+    def meaning(self, part: Part) -> bytes:
+        """As `key`, without leftovers that change nothing but the steps of the next write."""
+        return self.key(part)

@@ -263,7 +263,7 @@ def _left(dirty: tuple[Part, ...], seed: int, most: int, samples: int) -> tuple[
 def key_of(store: BootPlace, parts: tuple[Part, ...], *, leftovers: bool = True) -> bytes:
     """Two states with the same key go on alike."""
     env, files, *slots = parts
-    return digest(store.key(env), files_key(files, leftovers), *map(block_key, slots))
+    return digest(store.key(env) if leftovers else store.meaning(env), files_key(files, leftovers), *map(block_key, slots))
 
 
 def explore(scenario: Scenario, store: BootPlace, limits: Limits = Limits()) -> Tally:

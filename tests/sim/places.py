@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.sim import efi
 from tests.sim.bootplace import BootPlace
 from tests.sim.pi import PI
+from tests.sim.sdboot import SDBOOT
 from tests.sim.stores import STORES
 
-PLACES: tuple[BootPlace, ...] = (*STORES, *efi.PLACES, PI)
+PLACES: tuple[BootPlace, ...] = (*STORES, *efi.PLACES, PI, SDBOOT)
