@@ -115,8 +115,9 @@ def unpack_kernel(cache: Cache, arch: Arch, packages: Path) -> Path:
                     known.append(name)
             return known
 
-        for file, wanted in groups.items():
-            names = order(wanted, [])
+        # All of them before the first one is moved: groups may need the same ones.
+        lists = {file: order(wanted, []) for file, wanted in groups.items()}
+        for file, names in lists.items():
             (folder / file).write_text("".join(f"{name}\n" for name in names))
             for name in names:
                 if every[name].exists():
