@@ -22,6 +22,8 @@ Firmware writes one variable at a time, so a commit is several writes, each dura
         1 our marker without it (entry and BootNext still hold it)   2 BootNext deleted   from here on it does not boot   3 its entry clean
     the other slot made first
         1 BootOrder
+    a slot that did not start put behind the one that runs, without boots
+        1 our marker          2 BootOrder without it
 
 The firmware deletes BootNext before it loads the slot: one try, and a kernel that does not load ends on BootOrder's first in the same
 boot. BootOrder is read again before each write of it, since firmware adds entries of its own; those of others keep their places.
@@ -244,6 +246,9 @@ class EfiStore(Bootloader):
         elif marked is not None and (before is None or (state.trial is None and marked not in kept)):
             # Left from a confirmation that was cut, reverted, or cancelled: it must mean nothing once BootOrder changes.
             self._write_marker(replace(wanted, trial=None))
+        elif before is None and wanted.spent:
+            # A slot that did not start: while it is first in BootOrder that is what counts, afterwards this.
+            self._write_marker(wanted)
         for slot in kept:
             self._mend(seen, slot, state)
         following = seen.slot_of(seen.following, self._slots)

@@ -122,9 +122,10 @@ def store_over(variables: Flash) -> EfiStore:
 
 @dataclass(frozen=True)
 class EfiPlace(BootPlace):
-    """`BootPlace`: EFI's boot variables after `doctor --fix`."""
+    """`BootPlace`: EFI's boot variables after `doctor --fix`. torn: see Nvram. stubborn: see EfiRom."""
 
     torn: bool = False
+    stubborn: bool = False
     traits = BootTraits(max_tries=1, counts_confirmed=False, falls_through=True, armed_in_store=True, keeps_verity=True)
 
     @property
@@ -135,7 +136,7 @@ class EfiPlace(BootPlace):
     @property
     def rom(self) -> BootRom:
         """See BootPlace."""
-        return EfiRom()
+        return EfiRom(self.stubborn)
 
     def blank(self) -> Part:
         """See BootPlace: entries for both slots, A in BootOrder between a menu and the vendor's own entry."""
@@ -148,6 +149,9 @@ class EfiPlace(BootPlace):
             repair.run()
         seen = efiboot.decode_order(flash.variables["BootOrder", GLOBAL_GUID].data)
         assert seen == (MENU, VENDOR)
+        if self.stubborn:
+            # `doctor --fix` on the device: without the marker, what the firmware adds would look good.
+            store_over(flash).commit(BootState(("A",), {"A": 1, "B": 0}))
         number = next(number for number, option in _options(flash) if option.description == description("A"))
         flash.write("BootOrder", efiboot.encode_order([MENU, number, VENDOR]))
         return flash.freeze()
@@ -181,16 +185,18 @@ def _state(part: Nvram) -> BootState | None:
 
 @dataclass(frozen=True)
 class EfiRom:
-    """`BootRom`: the firmware's boot manager."""
+    """`BootRom`: the firmware's boot manager. stubborn: it puts every entry that it finds back into BootOrder, as some do."""
+
+    stubborn: bool = False
 
     def power_up(self, store: Part, loads: frozenset[str]) -> Started:
         """See BootRom."""
         assert isinstance(store, Nvram)
-        return _power_up(store, loads)
+        return _power_up(store, loads, self.stubborn)
 
 
 @cache
-def _power_up(part: Nvram, loads: frozenset[str]) -> Started:
+def _power_up(part: Nvram, loads: frozenset[str], stubborn: bool) -> Started:
     flash = part.thaw()
     flash.variables.pop(("BootCurrent", GLOBAL_GUID), None)
     during: list[Part] = []
@@ -204,7 +210,11 @@ def _power_up(part: Nvram, loads: frozenset[str]) -> Started:
     )
     if ADDED not in order:
         flash.write(efiboot.option_name(ADDED), efiboot.encode_option(LoadOption(ACTIVE, "UEFI disk", b"\x7f\xff\x04\x00", bytes(16))))
-        flash.write("BootOrder", efiboot.encode_order([*order, ADDED]))
+        order = (*order, ADDED)
+        flash.write("BootOrder", efiboot.encode_order(order))
+    if stubborn and set(options) - set(order):
+        order = (*order, *sorted(set(options) - set(order)))
+        flash.write("BootOrder", efiboot.encode_order(order))
     during.append(flash.freeze())
     failed: list[str] = []
     for number in (*following, *(number for number in order if number in options and options[number].in_turn)):
@@ -233,4 +243,4 @@ def _numbers(flash: Flash, name: str) -> tuple[int, ...]:
     return (efiboot.decode_order(found.data) or ()) if found is not None else ()
 
 
-PLACES = (EfiPlace("efi"), EfiPlace("efi-torn", torn=True))
+PLACES = (EfiPlace("efi"), EfiPlace("efi-torn", torn=True), EfiPlace("efi-stubborn", stubborn=True))

@@ -45,6 +45,10 @@ def flashed(target: str, version: str, ring: int = 1) -> Callable[[Device, int, 
             found = device.content(target)
             whole = found is not None and found.version == version and facts.boot.trial == target
             return "" if code == 5 and whole else f"exit {code} on slot {target}, which runs on trial"
+        if code == 4 and device.store.policy.tries == 1:
+            # A cut in its boot was its only try; `activate` does not try again what has failed.
+            last = facts.record.attempt if facts.record else None
+            return "" if last is not None and last.slot == target and last.phase is Phase.REVERTED and last.reason else "not tried"
         if code not in (0, 5):
             return "not flashed"
         if code == 5:

@@ -28,9 +28,10 @@ class Scenario:
 
     prepare: the device just before it, with its environment in that place. command: what is run, again after every cut. goal: judges
     device and exit code after a run. confirmed: what may boot outside a trial, as (slot, version); confirms: what the operation itself
-    may add to that. reverts: slots that may be recorded as reverted. needed: false where the command need not be run on this boot.
-    starts: the service's start is the operation (the command does nothing). blind: the store may be unreadable. keeps: bytes that some file
-    of state_dir must hold whatever happens. stays: slots that can boot for good whatever happens.
+    may add to that. reverts: slots that may be recorded as reverted. arms: slots that are put on trial: where they have one try, a cut may
+    use it up, and that is recorded too. needed: false where the command need not be run on this boot. starts: the service's start is the
+    operation (the command does nothing). blind: the store may be unreadable. keeps: bytes that some file of state_dir must hold whatever
+    happens. stays: slots that can boot for good whatever happens.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Scenario:
     confirmed: frozenset[tuple[str, str]]
     confirms: frozenset[tuple[str, str]] = frozenset()
     reverts: frozenset[str] = frozenset()
+    arms: frozenset[str] = frozenset()
     needed: Callable[[Device], bool] = lambda device: True
     starts: bool = False
     blind: bool = False
@@ -54,6 +56,7 @@ class Judge:
         self.scenario = scenario
         self.start = start
         self.floor = _floor(start)
+        self._reverts = scenario.reverts | (scenario.arms if start.store.policy.tries == 1 else frozenset())
         # By the identity of what was looked at (Device.facts gives one object for the same facts), which is kept so that it stays its own.
         self._judged: dict[tuple[int, ...], tuple[str, Facts]] = {}
 
@@ -162,14 +165,14 @@ class Judge:
         whole = attempt.slot not in self.start.loads or (found is not None and attempt.bundle in ("", found.bundle))
         if attempt.phase in (Phase.WRITTEN, Phase.ARMED, Phase.CONFIRMED) and not whole:
             yield f"the attempt on slot {attempt.slot} is {attempt.phase.value} and the slot does not hold it; "
-        if attempt.phase is Phase.REVERTED and attempt.slot not in self.scenario.reverts:
+        if attempt.phase is Phase.REVERTED and attempt.slot not in self._reverts:
             yield f"slot {attempt.slot} is recorded as reverted ({attempt.reason}) and was not; "
         assert facts.boot is not None
         if attempt.phase is Phase.CONFIRMED and (facts.boot.trial == attempt.slot):
             yield f"slot {attempt.slot} is recorded as confirmed and is on trial; "
         where = machine.situation(facts)
         used_up = facts.boot.trial is not None and facts.boot.left.get(facts.boot.trial, 0) == 0
-        if where is Situation.FELL_BACK and not (facts.boot.trial in self.scenario.reverts and used_up):
+        if where is Situation.FELL_BACK and not (facts.boot.trial in self._reverts and used_up):
             yield f"slot {facts.boot.trial} is said to have fallen back and did not; "
         if where is Situation.UNKNOWN:
             yield "an armed trial is unknown; "
