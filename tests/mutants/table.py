@@ -870,7 +870,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "tryboot: the parameter before the store",
         "abupdate/bootloaders/tryboot.py",
         "        self._file.write(data)\n        self.rearm()\n",
-        "        if state.trial is not None:\n            self._platform.ask()\n        self._file.write(data)\n",
+        "        if self._waits(state):\n            self._platform.ask()\n        self._file.write(data)\n",
         "a failed commit leaves a reboot that tries what is not armed",
         _TRYBOOT,
     ),
