@@ -79,17 +79,24 @@ def run(seed: int, kind: str | None) -> tuple[Result, float]:
 
 def _chunk(task: tuple[int, int, str | None, bool]) -> dict[str, Tally]:
     first, count, kind, first_only = task
+    # Given back afterwards: with one job this is the caller's own process.
+    silent, collecting = logging.root.manager.disable, gc.isenabled()
     logging.disable(logging.CRITICAL)
     gc.disable()
-    tallies: dict[str, Tally] = {}
-    for seed in range(first, first + count):
-        result, seconds = run(seed, kind)
-        tally = tallies.setdefault(result.kind, Tally())
-        tally.add(result, seconds)
-        if first_only and tally.failures:
-            break
-    gc.collect()
-    return tallies
+    try:
+        tallies: dict[str, Tally] = {}
+        for seed in range(first, first + count):
+            result, seconds = run(seed, kind)
+            tally = tallies.setdefault(result.kind, Tally())
+            tally.add(result, seconds)
+            if first_only and tally.failures:
+                break
+        gc.collect()
+        return tallies
+    finally:
+        logging.disable(silent)
+        if collecting:
+            gc.enable()
 
 
 def campaign(
