@@ -292,7 +292,7 @@ class EnvStore(BootPlace):
 
         return UBootRom(self)
 
-    def erased(self) -> Part:
+    def erased(self) -> Part | None:
         """See BootPlace."""
         return self.media.blank()
 

@@ -1,0 +1,65 @@
+"""What mender.cmd and swupdate.cmd of bootloader-hooks/uboot decide, with the U-Boot that counts for them, as a pure function.
+
+U-Boot counts before anything else runs, and saves, while upgrade_available is 1; beyond bootlimit it runs altbootcmd, by which the scripts
+go back and save twice, so that the older copy does not bring the trial back. tests/qemu/test_uboot_dialects.py runs both and this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+SLOTS = ("A", "B")
+PARTS = {"A": 10, "B": 11}
+COPIES = {"A": "1", "B": "2"}
+
+
+@dataclass(frozen=True, slots=True)
+class CountedBoot:
+    """What one start does. slot: whose kernel is tried last; trial: on trial; failed: slots whose kernel did not load.
+
+    saves: the environment as each write left it. resets: the board starts anew by itself.
+    """
+
+    slot: str
+    trial: bool
+    failed: tuple[str, ...]
+    saves: tuple[Mapping[str, str], ...]
+    resets: bool
+
+
+def boot(script: str, env: Mapping[str, str], loads: Container[str] = SLOTS) -> CountedBoot:
+    """Start once. script: "mender" or "swupdate". env: the stored environment, in which the script has put what was missing."""
+    now, saves = dict(env), list[Mapping[str, str]]()
+    counted = 0
+    if now.get("upgrade_available", "0") != "0":
+        counted = int(now.get("bootcount", "0")) + 1
+        now["bootcount"] = str(counted)
+        saves.append(dict(now))
+    over = 0 < int(now["bootlimit"]) < counted
+    trial = now.get("upgrade_available") == "1" if script == "mender" else now.get("ustate") in ("1", "2")
+    if trial and (over or not counted):
+        first = "B" if _first(script, now) == "A" else "A"
+        now |= {"upgrade_available": "0", "bootcount": "0"}
+        if script == "mender":
+            now |= {"mender_boot_part": str(PARTS[first]), "mender_boot_part_hex": f"{PARTS[first]:x}"}
+        else:
+            now |= {"rootfs_copy": COPIES[first], "ustate": "3"}
+        saves += [dict(now), dict(now)]
+        trial = False
+    first = _first(script, now)
+    other = "B" if first == "A" else "A"
+    failed: list[str] = []
+    for slot in (first, other):
+        if slot in loads:
+            return CountedBoot(slot, trial, tuple(failed), tuple(saves), resets=False)
+        failed.append(slot)
+        if trial:
+            break
+    return CountedBoot(failed[-1], trial, tuple(failed), tuple(saves), resets=True)
+
+
+def _first(script: str, env: Mapping[str, str]) -> str:
+    if script == "mender":
+        return "B" if env["mender_boot_part"] == str(PARTS["B"]) else "A"
+    return "B" if env["rootfs_copy"] == COPIES["B"] else "A"
