@@ -1,0 +1,111 @@
+# abupdate: which slot boots, by the variables of a double copy under SWUpdate, for a U-Boot that keeps its own environment where
+# Linux reaches it (fw_printenv) and is built with CONFIG_BOOTCOUNT_LIMIT and CONFIG_BOOTCOUNT_ENV.
+# Compile: mkimage -A arm64 -T script -C none -d swupdate.cmd boot.scr
+#
+# Reads   rootfs_copy (the board's own name and values: see the block)  ustate (1, 2: on trial)  bootcount, bootlimit (decimal; U-Boot
+#         counts while upgrade_available is 1)  BOOT_TIMEOUT (78)
+# Writes  once what is missing: rootfs_copy, ustate, bootlimit, altbootcmd. Beyond bootlimit U-Boot runs altbootcmd, which has this script
+#         go back: the other copy, ustate 3, upgrade_available 0; userspace sets ustate to 0 when it has seen that
+# Kernel  abupdate.slot=A panic=10; on trial abupdate.trial=1 abupdate.boot_timeout=S watchdog.open_timeout=S, S decimal seconds;
+#         abupdate.failed=B: slots that could not be started in this boot
+#
+# The running environment is the store, so whatever must not be saved is a shell variable until the last saveenv is done. (An
+# environment variable hides a shell variable of its name, and "x=" does not empty one: "none" stands for nothing.)
+#
+# abu_arm, a variable of the environment that the board may have: arms the watchdog just before a kernel on trial starts, succeeds
+# when it runs; finds abu_timeout (hexadecimal seconds, 1 to 7fe) and abu_seconds (decimal). For example, once, at the prompt:
+# setenv abu_arm 'wdt dev NAME && wdt start ${abu_seconds}000' ; saveenv
+
+# ---- board: adapt this block --------------------------------------------------------------------------------------------
+abu_copy_A=1                         # what rootfs_copy says for each slot, as in [bootloader] copy_values
+abu_copy_B=2
+abu_if=mmc                           # block interface and device, as in "load mmc 0:3"
+abu_num=0
+abu_hex_A=3                          # partition with kernel and initrd of each slot (hexadecimal, as U-Boot counts)
+abu_hex_B=4
+abu_root_A=PARTLABEL=rootfs_a
+abu_root_B=PARTLABEL=rootfs_b
+abu_kernel=/vmlinuz
+abu_initrd=/initrd.img
+abu_args="console=ttyAMA0"           # what every kernel gets besides
+abu_at_kernel=${kernel_addr_r}
+abu_magic_at=0x40400038              # kernel_addr_r + 0x38: an arm64 kernel says ARM and 64 there
+abu_at_initrd=${ramdisk_addr_r}
+abu_at_fdt=${fdtcontroladdr}
+# -------------------------------------------------------------------------------------------------------------------------
+
+# ---- what a board needs to begin with
+abu_save=no
+if test "${rootfs_copy:-none}" = none; then setenv rootfs_copy ${abu_copy_A} ; abu_save=yes; fi
+if test "${ustate:-none}" = none; then setenv ustate 0 ; abu_save=yes; fi
+if test "${bootlimit:-none}" = none; then setenv bootlimit 3 ; abu_save=yes; fi
+if test "${altbootcmd:-none}" = none; then setenv altbootcmd 'setenv abu_back yes; run bootcmd' ; abu_save=yes; fi
+
+# ---- back: ordered by altbootcmd, or since this U-Boot does not count, so that nothing would ever end the trial
+abu_kind=confirmed
+if test "${ustate}" = 1 -o "${ustate}" = 2; then abu_kind=trial; fi
+abu_go_back="${abu_back:-no}"
+setenv abu_back
+if test ${abu_kind} = trial -a "${bootcount:-0}" = 0; then
+	echo "abupdate: this U-Boot does not count boots, no trial"
+	abu_go_back=yes
+fi
+if test ${abu_kind} = trial -a "${upgrade_available:-0}" != 1; then
+	echo "abupdate: U-Boot counts no boots without upgrade_available=1, no trial"
+	abu_go_back=yes
+fi
+if test ${abu_go_back} = yes -a ${abu_kind} = trial; then
+	echo "abupdate: the trial of copy ${rootfs_copy} is over"
+	if test "${rootfs_copy}" = ${abu_copy_A}; then setenv rootfs_copy ${abu_copy_B}; else setenv rootfs_copy ${abu_copy_A}; fi
+	setenv ustate 3 ; setenv upgrade_available 0 ; setenv bootcount 0
+	abu_kind=confirmed
+	# Both copies: the older one must not bring the trial back.
+	saveenv
+	abu_save=yes
+fi
+if test ${abu_save} = yes; then saveenv; fi
+if test "${rootfs_copy}" = ${abu_copy_B}; then abu_slots="B A"; else abu_slots="A B"; fi
+
+# ---- the slot; where a confirmed one does not load, the other one in the same boot, and nothing is written: abupdate settles it
+# Decimal seconds for the kernel, digit by digit since setexpr knows hexadecimal only.
+abu_timeout="${BOOT_TIMEOUT:-78}"
+if itest "${abu_timeout}" -gt 7fe; then abu_timeout=7fe; fi
+setexpr abu_s4 ${abu_timeout} / 3e8
+setexpr abu_x ${abu_timeout} % 3e8 ; setexpr abu_s3 ${abu_x} / 64
+setexpr abu_x ${abu_timeout} % 64 ; setexpr abu_s2 ${abu_x} / a
+setexpr abu_s1 ${abu_timeout} % a
+abu_seconds=${abu_s4}${abu_s3}${abu_s2}${abu_s1}
+if itest "${abu_timeout}" -lt 3e8; then abu_seconds=${abu_s3}${abu_s2}${abu_s1}; fi
+if itest "${abu_timeout}" -lt 64; then abu_seconds=${abu_s2}${abu_s1}; fi
+if itest "${abu_timeout}" -lt a; then abu_seconds=${abu_s1}; fi
+abu_failed=none
+for abu_slot in ${abu_slots}; do
+	if test ${abu_slot} = A; then
+		abu_hex=${abu_hex_A} ; abu_root=${abu_root_A}
+	else
+		abu_hex=${abu_hex_B} ; abu_root=${abu_root_B}
+	fi
+	echo "abupdate: slot ${abu_slot} ${abu_kind} count ${bootcount} of ${bootlimit}"
+	setenv bootargs "${abu_args} root=${abu_root} ro abupdate.slot=${abu_slot} panic=10"
+	if test ${abu_failed} != none; then setenv bootargs "${bootargs} abupdate.failed=${abu_failed}"; fi
+	if test ${abu_kind} = trial; then
+		setenv bootargs "${bootargs} abupdate.trial=1 abupdate.boot_timeout=${abu_seconds} watchdog.open_timeout=${abu_seconds}"
+	fi
+	if load ${abu_if} ${abu_num}:${abu_hex} ${abu_at_kernel} ${abu_kernel}; then
+		if load ${abu_if} ${abu_num}:${abu_hex} ${abu_at_initrd} ${abu_initrd}; then
+			abu_armed=no
+			# A running watchdog cannot be stopped, so it is armed only for what looks like a kernel.
+			if test ${abu_kind} = trial && itest "${abu_timeout}" -gt 0 && itest.l *${abu_magic_at} == 0x644d5241; then
+				if run abu_arm; then abu_armed=yes ; echo "abupdate: watchdog armed, ${abu_seconds} s"; fi
+			fi
+			booti ${abu_at_kernel} ${abu_at_initrd}:${filesize} ${abu_at_fdt}
+			if test ${abu_armed} = yes; then reset; fi
+		fi
+	fi
+	echo "abupdate: slot ${abu_slot} could not be started"
+	# A trial that does not load costs one of its boots.
+	if test ${abu_kind} = trial; then reset; fi
+	abu_failed=${abu_slot}
+done
+echo "abupdate: no slot can be started, reset"
+reset
