@@ -51,6 +51,10 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
         slots = tuple(settings.slots)
         dialect = uboot_dialect(settings, slots)
         store: Bootloader = UBootStore(settings.bootloader.fw_env_config, slots, dialect=dialect, lock_wait_s=wait_s)
+    elif settings.bootloader.kind == "grub":
+        from abupdate.bootloaders.grub import GrubStore
+
+        store = GrubStore(settings.bootloader.grubenv, tuple(settings.slots), settings.bootloader.dialect)
     elif settings.bootloader.kind == "tryboot":
         from abupdate.bootloaders.tryboot import TrybootStore
 

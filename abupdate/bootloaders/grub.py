@@ -1,0 +1,116 @@
+"""Boot state in GRUB's environment block, for our own hook (dialect "") or for RAUC's boot script (dialect "rauc").
+
+A commit is one write of the block's first 512-byte sector, which holds every variable of ours: as atomic as the disk, since the block
+has no checksum. The first commit to a block that others have filled writes the second sector before it, so that a cut in between
+leaves the old boot state, and theirs twice. GRUB's own writes change two digits of that first sector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from abupdate.bootloaders import grubvars
+from abupdate.bootloaders.envcalls import LINUX, Calls
+from abupdate.bootloaders.grubenvfile import GrubenvFile
+from abupdate.bootloaders.grubvars import Values
+from abupdate.errors import AbupdateError, ConfigError
+from abupdate.formats import grubenv
+from abupdate.formats.grubenv import Block
+from abupdate.model import BootState, BootTraits, Finding
+from abupdate.ports import Bootloader
+
+# The hook's table has 15 lines.
+_OURS = BootTraits(max_tries=15, counts_confirmed=True, falls_through=True, armed_in_store=True, keeps_verity=True)
+_RAUC = BootTraits(max_tries=1, counts_confirmed=False, falls_through=False, armed_in_store=True)
+
+
+class GrubStore(Bootloader):
+    """`ports.Bootloader` over grubenv. Raises ConfigError at once for a dialect that GRUB has none of."""
+
+    def __init__(
+        self,
+        path: Path,
+        slots: tuple[str, ...],
+        dialect: str = "",
+        *,
+        calls: Calls = LINUX,
+        lock: Callable[[int, float], None] | None = None,
+        mountinfo: Path = Path("/proc/self/mountinfo"),
+        sysfs: Path = Path("/sys/dev/block"),
+    ) -> None:
+        if dialect not in ("", "rauc"):
+            raise ConfigError(f"[bootloader] dialect {dialect!r} is none of GRUB's", 'leave it out, or dialect = "rauc"')
+        if not dialect and not set(slots) <= {"A", "B"}:
+            raise ConfigError(
+                f"bootloader-hooks/grub boots slots A and B, not {', '.join(slots)}",
+                'name them so, or use RAUC\'s script: dialect = "rauc"',
+            )
+        self._path = path
+        self._slots = slots
+        self._rauc = dialect == "rauc"
+        self._file = GrubenvFile(path, calls, lock)
+        self._mountinfo, self._sysfs = mountinfo, sysfs
+
+    @property
+    def traits(self) -> BootTraits:
+        """As many tries as the script can count."""
+        return _RAUC if self._rauc else _OURS
+
+    @property
+    def location(self) -> str:
+        """The file."""
+        return f"grub:{self._path}"
+
+    @property
+    def irreplaceable(self) -> str:
+        """What others keep there (a saved menu entry) is nothing that a boot needs."""
+        return ""
+
+    def places(self) -> tuple[tuple[Path, int, int], ...]:
+        """See ports.Bootloader."""
+        return ((self._path, 0, grubenv.SIZE_BYTES),)
+
+    def read(self) -> BootState:
+        """See ports.Bootloader."""
+        return self._state(grubenv.parse(self._file.read(), str(self._path)))
+
+    def commit(self, state: BootState) -> None:
+        """See ports.Bootloader."""
+        self._file.update(lambda found: self._wanted(grubenv.parse(found, str(self._path)), state))
+
+    def check_room(self, state: BootState) -> None:
+        """See ports.Bootloader."""
+        self._wanted(grubenv.parse(self._file.read(), str(self._path)), state)
+
+    def rebuild(self, state: BootState) -> None:
+        """See ports.Bootloader. What others wrote is lost where nothing of it reads as GRUB would; a valid block is committed to."""
+
+        def wanted(found: bytes) -> bytes:
+            block = grubenv.salvaged(found)
+            try:
+                return self._wanted(block, state)
+            except ConfigError:
+                return self._wanted(Block(), state)
+
+        self._file.update(wanted)
+
+    def inspect(self) -> Iterable[Finding]:
+        """See ports.Bootloader."""
+        from abupdate.bootloaders.grubdoctor import inspect
+
+        return inspect(self._path, rauc=self._rauc, mountinfo=self._mountinfo, sysfs=self._sysfs)
+
+    def _state(self, block: Block) -> BootState:
+        return grubvars.rauc_state_of(block, self._slots) if self._rauc else grubvars.state_of(block, self._slots)
+
+    def _wanted(self, block: Block, state: BootState) -> bytes:
+        where = str(self._path)
+        if self._rauc:
+            return grubenv.encode(block, grubvars.rauc_values_of(state, self._slots), where)
+        values: Values = grubvars.values_of(state, self._state(block), self._slots)
+        try:
+            return grubenv.encode(block, values, where)
+        except AbupdateError:
+            # The floor's mirror must cost neither a confirmation nor the next update.
+            return grubenv.encode(block, {**values, "FLOOR": None}, where)
