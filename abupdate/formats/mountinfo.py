@@ -19,7 +19,10 @@ _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo. device: device number of the file system; read_write: neither the mount nor the file system is read-only."""
+    """One line of mountinfo. device: device number of the file system; read_write: neither the mount nor the file system is read-only.
+
+    options: of the file system.
+    """
 
     mount_id: int
     device: int
@@ -27,6 +30,7 @@ class Mount:
     fs_type: str
     source: str
     read_write: bool
+    options: tuple[str, ...] = ()
 
 
 def parse_mounts(data: bytes) -> tuple[Mount, ...]:
@@ -50,7 +54,8 @@ def _mount(line: bytes) -> Mount | None:
         return None
     writable = b"rw" in fields[5].split(b",") and b"rw" in tail[2].split(b",")
     number = os.makedev(int(device[1]), int(device[2]))
-    return Mount(int(fields[0]), number, _unescape(fields[4]), os.fsdecode(tail[0]), _unescape(tail[1]), writable)
+    options = tuple(os.fsdecode(tail[2]).split(","))
+    return Mount(int(fields[0]), number, _unescape(fields[4]), os.fsdecode(tail[0]), _unescape(tail[1]), writable, options)
 
 
 def _unescape(name: bytes) -> str:
