@@ -173,7 +173,8 @@ def observation(facts: Facts) -> tuple[str, str, str, str, str]:
 
 def _untried(facts: Facts, attempt: Attempt | None) -> bool:
     """Armed where arming is forgotten at a power cut: a boot of the old slot is no fallback while nothing shows that the new one ran."""
-    if attempt is None or attempt.phase not in (Phase.WRITTEN, Phase.ARMED):
+    # Cancelled in the record and cut before the store: armed, as everywhere.
+    if attempt is None or attempt.phase not in (Phase.WRITTEN, Phase.ARMED, Phase.CANCELLED):
         return False
     return not attempt.starts and not facts.reset and not facts.tried
 

@@ -71,6 +71,12 @@ def test_the_boot_sides_word_tells_that_it_was_tried_and_did_not_load() -> None:
     assert (after.record.attempt.phase, after.record.attempt.reason) == (Phase.REVERTED, "load failed")
 
 
+def test_a_cancellation_that_was_cut_before_the_store_is_still_armed_and_can_be_repeated() -> None:
+    now = forgetful(record=record(attempt(Phase.CANCELLED, BEFORE), b=replace(V2, state=SlotState.WRITTEN)))
+    assert machine.situation(now) is Situation.ARMED
+    assert run(now, machine.Revert("by hand")).boot == BootState(("A",), {"A": 1, "B": 0})
+
+
 def test_an_attempt_that_has_ended_is_not_armed_again() -> None:
     assert machine.situation(forgetful(record=record(attempt(Phase.REVERTED, BEFORE)))) is Situation.FELL_BACK
 
