@@ -34,7 +34,7 @@ _HINT = "see bootloader-hooks/README.md, custom; try it by hand as root"
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class Said:
     """How a program ended. code: its exit code, negative: the signal. said: its last line on standard error."""
 
     code: int
@@ -139,7 +139,7 @@ class CustomStore(Bootloader):
         if done.code:
             raise Failed(f"{self._folder / _SET}: {done.why}", _HINT)
 
-    def _run(self, name: str, told: bytes) -> _Said:
+    def _run(self, name: str, told: bytes) -> Said:
         path = self._trusted(name)
         try:
             process = subprocess.Popen(
@@ -156,7 +156,7 @@ class CustomStore(Bootloader):
             raise ConfigError(f"{path} cannot be run: {error.strerror}", _HINT) from None
         try:
             output, errors = self._talk(process, told, path)
-            return _Said(process.returncode, output, _last_line(errors))
+            return Said(process.returncode, output, _last_line(errors))
         finally:
             # Whatever it has left behind: a state that changes after the answer would be nobody's.
             with suppress(ProcessLookupError, PermissionError):

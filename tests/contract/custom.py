@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from abupdate.bootloaders.custom import CustomStore
@@ -43,24 +44,40 @@ def current(medium: bytes) -> tuple[int, bytes] | None:
     return max(valid, key=lambda copy: int.from_bytes(copy[1][4:8], "little"), default=None)
 
 
-def boots(medium: bytes) -> tuple[str, bytes]:
-    """What the boot code starts, as the example describes it, and the medium after its count."""
+@dataclass(frozen=True)
+class Boot:
+    """What the boot code starts, as the example describes it: the slot, whether it is on trial, and its count, (offset, sector), if any."""
+
+    slot: str
+    trial: bool
+    write: tuple[int, bytes] | None
+
+    def after(self, medium: bytes) -> bytes:
+        """The medium after the count."""
+        if self.write is None:
+            return medium
+        at, data = self.write
+        return medium[:at] + data + medium[at + len(data) :]
+
+
+def boots(medium: bytes) -> Boot:
+    """The next start."""
     found = current(medium)
-    assert found is not None
+    if found is None:
+        return Boot("A", False, None)
     number, data = found
     order = [slot for slot in data[8:10] if slot < len(SLOTS)]
     trial, budget = data[12], data[15]
     slot = next((slot for slot in order if data[10 + slot]), None)
     if slot is None:
-        return SLOTS[next(slot for slot in order if slot != trial)], medium
-    if slot != trial and not budget:
-        return SLOTS[slot], medium
+        return Boot(SLOTS[next(slot for slot in order if slot != trial)], False, None)
+    if slot != trial and not (budget and data[13]):
+        return Boot(SLOTS[slot], False, None)
     counted = bytearray(data)
     counted[10 + slot] -= 1
     counted[4:8] = (int.from_bytes(data[4:8], "little") + 1).to_bytes(4, "little")
     counted[508:] = zlib.crc32(counted[:508]).to_bytes(4, "little")
-    at = OFFSETS[1 - number]
-    return SLOTS[slot], medium[:at] + bytes(counted) + medium[at + 512 :]
+    return Boot(SLOTS[slot], slot == trial, (OFFSETS[1 - number], bytes(counted)))
 
 
 class Custom(Subject):
@@ -81,12 +98,13 @@ class Custom(Subject):
         assert found is not None
         data = found[1]
         trial = SLOTS[data[12]] if data[12] < len(SLOTS) else None
-        return Seen(boots(medium)[0], trial, data[10 + data[12]] if trial else None, {"behind": medium[6000:].hex()})
+        return Seen(boots(medium).slot, trial, data[10 + data[12]] if trial else None, {"behind": medium[6000:].hex()})
 
     def tool_boots(self, slot: str, left: int) -> None:
-        started, medium = boots(self._medium.read_bytes())
-        assert started == slot
-        self._medium.write_bytes(medium)
+        medium = self._medium.read_bytes()
+        started = boots(medium)
+        assert started.slot == slot
+        self._medium.write_bytes(started.after(medium))
 
     def tool_adds(self) -> None:
         medium = self._medium.read_bytes()

@@ -116,18 +116,18 @@ def test_doctor_writes_a_raspberry_pi_an_autoboot_txt(workstation: Workstation, 
 
 def test_an_update_through_a_boards_own_programs(workstation: Workstation, medium: Path) -> None:
     workstation.ok("flash", workstation.kit["v1"])
-    slot, after = boots(medium.read_bytes())
-    assert slot == "B"
-    medium.write_bytes(after)
+    started = boots(medium.read_bytes())
+    assert started.slot == "B"
+    medium.write_bytes(started.after(medium.read_bytes()))
     workstation.reboot("B")
     assert workstation.status()["situation"] == "on-trial"
     workstation.ok("confirm")
     assert (workstation.slot_state("A"), workstation.slot_state("B")) == ("confirmed", "confirmed")
-    assert boots(medium.read_bytes())[0] == "B"
+    assert boots(medium.read_bytes()).slot == "B"
     workstation.reboot("B")
     workstation.ok("flash", workstation.kit["v2"])
     workstation.ok("revert")
-    assert boots(medium.read_bytes())[0] == "B"
+    assert boots(medium.read_bytes()).slot == "B"
 
 
 def test_a_damaged_store_of_a_board_is_written_anew_by_doctor(workstation: Workstation, medium: Path) -> None:
