@@ -54,7 +54,7 @@ def _going_down() -> bool:
 
 
 def _rebooting() -> bool:
-    jobs = (line.split() for line in _systemctl("list-jobs", "--no-legend", "--plain").splitlines())
+    jobs = (line.split() for line in _systemctl("list-jobs", "--no-legend", "--plain", "--full").splitlines())
     return any(job[1:3] == ["reboot.target", "start"] for job in jobs)
 
 
