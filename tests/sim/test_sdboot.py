@@ -42,7 +42,9 @@ def test_a_trial_whose_entry_vanished_in_the_renaming_ends_on_the_good_slot(arme
         device = reboot(device)
         assert device.boot.slot == "B"
     parts = durable(device.machine.parts)
-    name = next(name for name, _ in parts[0].kept if "+" in name)
+    esp = parts[0]
+    assert isinstance(esp, Fat)
+    name = next(name for name, _ in esp.kept if "+" in name)
     device = power_up((vanished(parts[0], name)[way], *parts[1:]), SDBOOT, device.folder)
     assert device.boot.slot == "A"
     device.service()
