@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from abupdate.errors import AbupdateError, ConfigError, Failed, Interrupted
-from abupdate.log import PlainFormatter, plain
+from abupdate.log import JournalFormatter, PlainFormatter, is_journal, plain, priority
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A path that cannot be right, wherever it was met.
@@ -101,7 +101,8 @@ def _run(arguments: list[str]) -> int:
 def _log(verbose: int, *, quiet: bool) -> None:
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter("abupdate: %(message)s"))
+    # The journal has the program's name by itself.
+    handler.setFormatter(JournalFormatter("%(message)s") if is_journal(2) else PlainFormatter("abupdate: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
 
 
@@ -124,7 +125,8 @@ def _report(error: AbupdateError | Interrupted, *, json_wanted: bool, verbose: i
         traceback.print_exception(cause or error, file=sys.stderr)
     line = plain(" ".join(error.message.split()))
     hint = error.hint or _HINTS.get(error.exit_code, "")
-    _say(sys.stderr, f"abupdate: {line}" + (f" ({plain(hint)})" if hint else ""))
+    start = priority(logging.ERROR) if is_journal(2) else "abupdate: "
+    _say(sys.stderr, f"{start}{line}" + (f" ({plain(hint)})" if hint else ""))
     if json_wanted:
         import json
 

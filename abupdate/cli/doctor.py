@@ -146,6 +146,12 @@ def _watchdog(settings: Settings) -> Iterable[Finding]:
         text = f"{device} is no watchdog that the kernel lists"
         yield Finding(grade, "watchdog", text, f"there is {', '.join(listed)}" if listed else watchdog_sysfs.softdog_advice())
         return
+    init = dict(watchdog_sysfs.holders(device, watchdog_sysfs.KERNEL_PATHS)).get(1)
+    if init is not None:
+        # It pets for as long as it lives itself, whatever becomes of the slot on trial.
+        hint = "RuntimeWatchdogSec=off in systemd's system.conf, or WatchdogDevice= with another watchdog, as /dev/watchdog1 of softdog"
+        yield Finding(Grade.FAIL, "watchdog", f"{device} is held by process 1 ({init}): no trial can be guarded by it", hint)
+        return
     from abupdate.devices.watchdog import probe
 
     try:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from abupdate.cli import doctor
+from abupdate.config import load
+from abupdate.devices import watchdog_sysfs
+from abupdate.model import Grade
 from tests.workstation import Kit, Workstation, command, environ
 
 Edit = Callable[[Workstation, Kit], object]
@@ -184,3 +188,21 @@ def test_a_watchdog_that_cannot_wait_for_the_service(workstation: Workstation) -
     code, rows = privately(workstation)
     assert code == 1
     assert ("fail", "watchdog", f"{workstation.folder}/watchdog0 is not there (there is watchdog0, watchdog1)") in rows
+
+
+def test_a_watchdog_that_systemd_wants_for_itself(workstation: Workstation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RuntimeWatchdogSec= and abupdate on the same device; on another one, no word of it."""
+    watchdog(workstation, identity="one", state="active", nowayout="0", options="0x8180")
+    settings = load(workstation.config)
+    device, proc = workstation.folder / "watchdog0", workstation.folder / "proc/1"
+    (proc / "fd").mkdir(parents=True)
+    (proc / "comm").write_text("systemd\n")
+    paths = watchdog_sysfs.WatchdogPaths(sys_class=workstation.folder / "class/watchdog", proc=proc.parent)
+    monkeypatch.setattr(watchdog_sysfs, "KERNEL_PATHS", paths)
+    monkeypatch.setattr(watchdog_sysfs, "devices", lambda: ("watchdog0", "watchdog1"))
+    for held, grades in ((device, [Grade.FAIL]), (device.with_name("watchdog1"), [Grade.OK])):
+        (proc / "fd/7").unlink(missing_ok=True)
+        (proc / "fd/7").symlink_to(held)
+        rows = list(doctor._watchdog(settings))
+        assert [row.grade for row in rows] == grades
+        assert ("is held by process 1 (systemd)" in rows[0].text) == (held == device)
