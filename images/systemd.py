@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ PRUNED = (
 PRUNED_FILES = ("sbin/supervise-abupdate", "sbin/supervise-fleet", "usr/lib/tmpfiles.d/systemd-network.conf", "usr/lib/tmpfiles.d/x11.conf")
 # Udev's rules that a device without a desktop needs.
 RULES = ("50-udev-default", "60-block", "60-persistent-storage", "80-drivers", "99-systemd")
+# Nothing reads it in a boot, and it does not compress: a test flips one of its bits.
+BULK_BYTES = 128 << 10
 # Not of use here, or they write what is read-only.
 MASKED = """
     systemd-firstboot.service systemd-hwdb-update.service systemd-machine-id-commit.service systemd-sysusers.service systemd-repart.service
@@ -92,6 +95,7 @@ def system_tree(arch: Arch, base: Path, debs: Path, kernel: Path, project: Path,
     config = root / "etc/abupdate/config.toml"
     config.write_text(config.read_text().replace("boot_timeout_s = 20", f"boot_timeout_s = {BOOT_TIMEOUT_S}"))
     (root / "etc/machine-id").write_text("")
+    (root / "etc/abu-bulk").write_bytes(bulk())
     (root / "etc/hostname").write_text("abu-qemu\n")
     (root / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
     groups = [entry.split(":") for entry in GROUPS.split()]
@@ -103,6 +107,11 @@ def system_tree(arch: Arch, base: Path, debs: Path, kernel: Path, project: Path,
     shutil.copy(CODE / "debian/health.d/10-systemd", health)
     run(["chmod", "-R", "u=rwX,go=rX", root])
     trees.set_times(root)
+
+
+def bulk() -> bytes:
+    """Content of /etc/abu-bulk."""
+    return random.Random(0).randbytes(BULK_BYTES)
 
 
 def remove(path: Path) -> None:
