@@ -227,3 +227,42 @@ def test_a_spec_that_asks_for_what_cannot_be(change: tuple[str, str], message: s
     (tmp_path / "spec.toml").write_text(SPEC.replace(*change))
     with pytest.raises(ConfigError, match=message):
         specs.load(tmp_path / "spec.toml")
+
+
+@pytest.mark.parametrize(
+    ("line", "reboots", "parameters"),
+    [
+        ("root=PARTLABEL=a ro", False, ""),
+        (f"root=PARTLABEL=a abupdate.verity={OTHER}", False, "ROOT=/dev/mapper/abupdate-root\n"),
+        ("root=PARTLABEL=a abupdate.verity=damaged", True, ""),
+    ],
+    ids=["none", "opened", "refused"],
+)
+def test_initramfs_tools_mounts_what_was_opened(line: str, reboots: bool, parameters: str, tmp_path: Path) -> None:
+    """The script of local-premount with places of the test's own: it names the new root, or ends in a reboot."""
+    text = (HOOKS / "initramfs-tools/scripts/local-premount/abupdate").read_text()
+    functions = (
+        (HOOKS / "abupdate-trial.sh").read_text().replace("/proc/cmdline", f"{tmp_path}/cmdline").replace("/dev/kmsg", f"{tmp_path}/kmsg")
+    )
+    (tmp_path / "trial.sh").write_text(functions)
+    (tmp_path / "cmdline").write_text(f"{line}\n")
+    (tmp_path / "param.conf").touch()
+    (tmp_path / "script").write_text(
+        text.replace("/scripts/abupdate-trial.sh", f"{tmp_path}/trial.sh")
+        .replace("/conf/param.conf", f"{tmp_path}/param.conf")
+        .replace("/bin/open-verity", f"{tmp_path}/open-verity")
+    )
+    programs = {
+        "open-verity": f'[ "$1 $2 $3" = "/dev/vda5 abupdate-root {OTHER}" ] && echo /dev/mapper/abupdate-root',
+        "sleep": 'echo "slept $1" >>"$SAID"',
+        "reboot": 'echo "rebooted $1" >>"$SAID"; kill $PPID',
+        "modprobe": "true",
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "SAID": str(tmp_path / "said"), "ROOT": "/dev/vda5"}
+    subprocess.run(["sh", str(tmp_path / "script")], env=environ, capture_output=True, timeout=30, check=False)
+    assert (tmp_path / "param.conf").read_text() == parameters
+    said = tmp_path / "said"
+    assert (said.read_text() if said.exists() else "") == ("slept 10\nrebooted -f\n" if reboots else "")
