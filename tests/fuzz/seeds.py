@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 from dataclasses import replace
 from io import BytesIO
@@ -11,7 +12,7 @@ from typing import Any
 
 import zstandard
 
-from abupdate.formats import bundle, fleetlog, manifest, peerhealth, record, signature, ubootenv
+from abupdate.formats import bundle, fleetlog, manifest, peerhealth, record, signature, ubootenv, verity
 from abupdate.formats.membership import Recovery
 from abupdate.formats.order import OrderKind
 from abupdate.formats.peerhealth import PeerHealth
@@ -99,6 +100,7 @@ def seeds() -> dict[str, list[bytes]]:
         "bootstate": [text.encode() for text in _VARIABLES],
         "autoboot": [text.encode() for text in _AUTOBOOT],
         "bootanswer": [text.encode() for text in _BOOTANSWERS],
+        "verity": _verity(),
         "fwenv": [text.encode() for text in _FWENV],
         "mounts": [text.encode() for text in _MOUNTS],
         "config": [text.encode() for text in _FRAGMENTS],
@@ -140,6 +142,20 @@ def _fleetlogs() -> list[bytes]:
     second, end = fleetlog.batch(end, [(3, b""), (5, b"fact" * 20), (2, b"vote")])
     replaced, end = fleetlog.start(fleetlog.Head(b"k" * 32, b"m" * 16, 2, fleetlog.Fault.DAMAGED))
     return [head + first + second, head, replaced + fleetlog.batch(end, [(7, b"state" * 9), (2, b"")])[0], head + first + second[:-30]]
+
+
+def _verity() -> list[bytes]:
+    """Squashfs, erofs and ext4 of 1000 blocks with superblocks of several salts and sizes of blocks."""
+    squashfs = b"hsqs".ljust(40, b"\0") + struct.pack("<Q", 1000 * 4096 - 7)
+    erofs = struct.pack("<I8xB23xI", 0xE0F5E1E2, 12, 1000)
+    ext4 = struct.pack("<4xI16xI28xH38xI", 1000, 2, 0xEF53, 0x80).ljust(400, b"\0")
+    heads = (squashfs.ljust(464, b"\0"), bytes(64) + erofs.ljust(400, b"\0"), bytes(64) + ext4)
+    blocks = ((4096, 4096, 1000, b"salt" * 8), (1024, 4096, 4000, b""), (4096, 512, 1, bytes(range(256))))
+    pack = verity.SUPERBLOCK.pack
+    return [
+        head + pack(verity.MAGIC, 1, 1, bytes(16), b"sha256", data, hashes, count, len(salt), b"", salt, b"")
+        for head, (data, hashes, count, salt) in zip(heads, blocks, strict=True)
+    ]
 
 
 def _environments() -> list[bytes]:

@@ -39,6 +39,7 @@ from abupdate.formats import (
     signature,
     tlv,
     ubootenv,
+    verity,
 )
 from abupdate.formats.bundle import Head
 from abupdate.formats.codec import Decoder
@@ -338,6 +339,25 @@ def run_bootstate(data: bytes) -> bool:
     return True
 
 
+def run_verity(data: bytes) -> bool:
+    """A file system's own words on its length (its bytes 0 to 63 and 1024 to 1423), and the verity superblock behind it."""
+    head = (data[:64].ljust(1024, b"\0") + data[64:464]).ljust(verity.HEAD_BYTES, b"\0")
+    size = verity.filesystem_bytes(head)
+    assert 0 <= size < verity.MAX_BYTES
+    try:
+        offset = verity.superblock_offset(head)
+        block = verity.decode(data[464:], offset)
+    except ConfigError:
+        return False
+    assert size <= offset < size + verity.ALIGN_BYTES
+    assert 0 < block.data_blocks * block.data_block <= offset
+    assert offset + verity.SUPERBLOCK.size <= block.tree_offset(offset) <= offset + 2 * verity.ALIGN_BYTES
+    levels = block.levels()
+    assert len(levels) < 16
+    assert levels[:1] == ((1,) if block.data_blocks > 1 else ())
+    return True
+
+
 def run_fwenv(data: bytes) -> bool:
     """The text of fw_env.config."""
     try:
@@ -547,6 +567,7 @@ TARGETS: Mapping[str, Target] = {
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
     "autoboot": Target(run_autoboot, shapes.mutate_lines, 256 * KIB, 200),
     "bootanswer": Target(run_bootanswer, shapes.mutate_lines, 512 * KIB, 400),
+    "verity": Target(run_verity, fleettargets.mutate_fixed, 256 * KIB, 100),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
     "mounts": Target(run_mounts, shapes.mutate_lines, 256 * KIB, 200),
     "config": Target(run_config, shapes.mutate_lines, MIB, 400),
