@@ -21,6 +21,7 @@ def service_pets(device: Device) -> None:
     until("the service takes the watchdog", lambda: device.check(PETTED) == "10")
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_by_years_does_not_move_the_window(device: Device) -> None:
     """Back by decades and forward by decades: the window counts from boot, and the hardware is petted all the while."""
     flash(device, "v2")

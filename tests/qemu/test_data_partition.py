@@ -26,6 +26,7 @@ def refused_for_now(device: Device, word: str) -> None:
     assert "BOOT_TRIAL" not in values
 
 
+@pytest.mark.slow
 def test_full_and_then_read_only(device: Device) -> None:
     device.run("dd if=/dev/zero of=/data/ballast bs=1M 2>/dev/null; dd if=/dev/zero of=/data/crumbs bs=512 2>/dev/null")
     refused_for_now(device, "No space left on device")

@@ -80,6 +80,7 @@ def test_the_slot_cannot_be_written(device: FaultyDevice, label: str, offset: in
     finishes(device, "v2", "2.0.0")
 
 
+@pytest.mark.slow
 def test_the_slot_cannot_be_read_back(device: FaultyDevice) -> None:
     rule = {"event": "none", "iotype": "read", "errno": 5, "sector": sector_of("rootfs_b", 20 * MIB), "once": False}
     assert quiet_flash(device, "v2", "--no-activate").exit_code == 0
@@ -122,6 +123,7 @@ def test_the_boot_store_cannot_be_written(device: FaultyDevice) -> None:
     finishes(device, "v3", "3.0.0")
 
 
+@pytest.mark.slow
 def test_one_copy_of_the_boot_store_cannot_be_written(device: FaultyDevice) -> None:
     """Only the copy whose turn it is fails: the other one counts, and says what it said."""
     before = device.environment()
@@ -156,6 +158,7 @@ def ends_and_is_finished_later(device: FaultyDevice, reasons: tuple[str, ...], *
     finishes(device, "v2", "2.0.0")
 
 
+@pytest.mark.slow
 def test_the_data_partition_fails_while_a_slot_is_written(device: FaultyDevice) -> None:
     """Its journal cannot be written any more, so the kernel makes it read-only: step 7 cannot be recorded, and nothing is armed."""
     ends_and_is_finished_later(device, ("state_dir must be writable",), *writes_fail(*journal_sectors(device)))
@@ -178,6 +181,7 @@ with open("/data/env", "rb") as file:
 """
 
 
+@pytest.mark.slow
 def test_a_boot_store_in_a_file_shows_what_is_on_the_medium(device: FaultyDevice) -> None:
     """After a failed write the kernel keeps the new content of a file in its cache, and nothing of it on the medium."""
     device.check("cp /dev/disk/by-partlabel/env /run/env && head -c 16384 /run/env >/data/env && head -c 16384 /run/env >>/data/env; sync")

@@ -21,7 +21,7 @@ def service_pets(device: Device) -> None:
     until("the service takes the watchdog", lambda: device.check("cat /sys/class/watchdog/watchdog0/timeout") == "10")
 
 
-@pytest.mark.parametrize("signal", ["KILL", "STOP"])
+@pytest.mark.parametrize("signal", ["KILL", pytest.param("STOP", marks=pytest.mark.slow)])
 def test_dead_or_stopped_service_on_trial_is_ended_by_the_watchdog(device: Device, signal: str) -> None:
     flash(device, "v2")
     assert device.reboot().slot == "B"
@@ -58,6 +58,7 @@ def test_shutdown_that_hangs_after_an_ordered_reboot_ends_in_the_new_slot(device
     assert device.status()["trial"]["tries_left"] == 2
 
 
+@pytest.mark.slow
 def test_petter_of_the_initramfs_outlives_switch_root_and_gives_way_to_the_service(device: Device) -> None:
     flash(device, "petter")
     assert device.reboot().version == "3.0.0"
@@ -69,6 +70,7 @@ def test_petter_of_the_initramfs_outlives_switch_root_and_gives_way_to_the_servi
     assert device.watchdog_resets == 0
 
 
+@pytest.mark.slow
 def test_agent_that_crashes_in_a_loop_on_a_confirmed_slot_never_reboots_it(device: Device) -> None:
     device.check("echo crash-service >/data/abu-fault && sync")
     assert device.reboot().slot == "A"
@@ -80,6 +82,7 @@ def test_agent_that_crashes_in_a_loop_on_a_confirmed_slot_never_reboots_it(devic
     assert float(device.check("cut -d' ' -f1 /proc/uptime")) > 20
 
 
+@pytest.mark.slow
 def test_service_killed_right_after_the_confirmation_comes_back_in_time(device: Device) -> None:
     flash(device, "v2")
     assert device.reboot().slot == "B"
@@ -111,6 +114,7 @@ def test_confirmed_slot_whose_kernel_is_lost_ends_on_the_other_at_once(updated: 
     says_that_b_is_lost(updated)
 
 
+@pytest.mark.slow
 def test_confirmed_slot_whose_root_file_system_is_lost_ends_on_the_other_after_its_budget(updated: Device) -> None:
     destroy(updated, "rootfs_b", 8)
     start = len(updated.console.text)

@@ -52,6 +52,7 @@ def test_killed_again_and_again_during_the_trial(device: Device) -> None:
     assert "tries exhausted" in status["attempt"]["reason"]
 
 
+@pytest.mark.slow
 def test_killed_once_during_the_trial_and_confirmed_then(device: Device) -> None:
     flash(device, "v2")
     assert device.reboot().slot == "B"
@@ -75,6 +76,7 @@ def test_bundles_that_are_refused_change_nothing(device: Device) -> None:
     assert device.status()["slots"]["B"]["state"] == "empty"
 
 
+@pytest.mark.slow
 def test_older_bundle_is_refused(updated: Device) -> None:
     before, target = updated.environment(), updated.check(SLOT_A, 120)
     for bundle in ("old", "v1"):
@@ -95,6 +97,7 @@ def test_flipped_bit_in_the_payload(device: Device) -> None:
     assert device.reboot().version == "2.0.0"
 
 
+@pytest.mark.slow
 def test_pipe_that_ends_early(device: Device) -> None:
     running = device.check(SLOT_A, 120)
     failed = device.run("head -c 20000000 /bundles/v2.abu | abupdate flash -", FLASH_TIMEOUT_S)

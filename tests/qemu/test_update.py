@@ -88,6 +88,7 @@ def test_power_cycles_of_a_healthy_device_cost_it_nothing(updated: Device) -> No
     assert updated.watchdog_resets == 0
 
 
+@pytest.mark.slow
 def test_without_its_data_partition_the_service_still_pets_and_confirms(device: Device) -> None:
     flash(device, "v2")
     device.check("sync; dd if=/dev/zero of=/dev/disk/by-partlabel/data bs=1M count=4 conv=fsync 2>/dev/null")

@@ -50,6 +50,7 @@ def test_facts_and_probe(device: Device) -> None:
     assert state == "inactive", "looking at it left it running"
 
 
+@pytest.mark.slow
 def test_open_is_running_busy_is_named_and_disarmed_is_stopped(device: Device) -> None:
     said = python(
         device,
@@ -99,6 +100,7 @@ print(json.dumps(said))
     assert device.watchdog_resets == 0
 
 
+@pytest.mark.slow
 def test_a_magic_character_left_in_the_kernel_does_not_stop_a_later_handing_over(device: Device) -> None:
     """Stopped by ioctl, then closed with `V`: the kernel keeps the permission, and the next plain close would stop the hardware.
 
@@ -128,6 +130,7 @@ print(json.dumps(said))
     assert said == ["inactive", "active", "", "inactive"]
 
 
+@pytest.mark.slow
 def test_a_locked_chip_is_not_disarmed_and_resets_the_machine_once_nobody_pets(device: Device) -> None:
     said = python(
         device,

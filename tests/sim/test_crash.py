@@ -55,7 +55,7 @@ def test_every_operation(name: str, folder: Path, tell: Callable[[str, Tally], N
 
 @pytest.mark.parametrize("place", [store.name for store in PLACES if store is not RAW])
 @pytest.mark.parametrize("name", ["activate", "confirm", "revert, on trial", "service, after a fallback"])
-def test_the_environment_in_every_place(name: str, place: str, folder: Path, tell: Callable[[str, Tally], None]) -> None:
+def test_the_boot_store_in_every_place(name: str, place: str, folder: Path, tell: Callable[[str, Tally], None]) -> None:
     store = BY_NAME[place]
     tally = explore(scenario(folder, name), store, FEW)
     tell(f"{name} [{place}]", tally)
