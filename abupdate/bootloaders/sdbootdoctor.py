@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abupdate.bootloaders.espfiles import EspFiles
-from abupdate.formats.bootentry import MAX_BYTES, Entry, EntryName, is_whole, setting, with_setting
+from abupdate.formats.bootentry import MAX_BYTES, SECTOR_BYTES, Entry, EntryName, encode, is_whole, setting, with_setting
 from abupdate.model import Finding, Grade, Repair
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _entry(esp: Path, plain: Entry, one: EntryFile) -> Iterator[Finding]:
         yield Finding(Grade.WARN, TOPIC, f"{where} was not written by abupdate, or edited by hand", anew)
     elif (entry.kernel, entry.initrd, entry.unified) != (plain.kernel, plain.initrd, plain.unified):
         yield Finding(Grade.WARN, TOPIC, f"{where} names other files than [slots.{one.name.slot}] images", anew)
-    elif entry.cmdline.split() != plain.cmdline.split():
+    elif one.data[SECTOR_BYTES:] != encode(plain)[SECTOR_BYTES:]:
         yield Finding(Grade.WARN, TOPIC, f"{where} has other kernel arguments than [bootloader] cmdline", anew)
     else:
         yield Finding(Grade.OK, TOPIC, f"{where} boots slot {one.name.slot}" + (" on trial" if entry.trial_s is not None else ""))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.contract.custom import Custom
 from tests.contract.efi import Efi
+from tests.contract.sdboot import SdBoot
 from tests.contract.subject import Subject
 from tests.contract.tryboot import Tryboot
 from tests.contract.uboot import UBoot
@@ -20,4 +21,5 @@ SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {
     "efi": Efi,
     "tryboot": Tryboot,
     "custom": Custom,
+    "systemd-boot": SdBoot,
 }

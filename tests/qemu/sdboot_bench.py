@@ -22,6 +22,7 @@ FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 DISK_BYTES, ESP_OFFSET = 72 << 20, 1 << 20
 BOOT_WAIT_S = 120
+LOADER_CONF = "default slot-*\ntimeout 0\neditor no\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Esp:
     """One disk and boots of it."""
 
     def __init__(self, bench: Bench, place: Path) -> None:
+        self.bench, self.kernels = bench, set("AB")
         self.folder, self.disk, self.variables = place, place.with_suffix(".img"), place.with_suffix(".vars")
         shutil.rmtree(place, ignore_errors=True)
         shutil.copy(bench.template, self.disk)
@@ -104,7 +106,7 @@ class Esp:
         for slot in "AB":
             (place / "abu" / slot).mkdir(parents=True)
         (place / "loader/entries").mkdir(parents=True)
-        (place / "loader/loader.conf").write_text("default slot-*\ntimeout 0\neditor no\n")
+        (place / "loader/loader.conf").write_text(LOADER_CONF)
         self._mtools("mmd", "::EFI", "::EFI/BOOT", "::abu", "::abu/A", "::abu/B", "::loader", "::loader/entries")
         self._mtools("mcopy", LOADER, "::EFI/BOOT/BOOTX64.EFI")
         for slot in "AB":
@@ -114,12 +116,20 @@ class Esp:
     def _mtools(self, tool: str, *words: str | Path) -> str:
         return run(tool, "-i", f"{self.disk}@@{ESP_OFFSET}", *words)
 
-    def delete(self, path: str) -> None:
-        """Take a file away from the disk."""
-        self._mtools("mdel", f"::{path}")
+    def clear(self) -> None:
+        """No entries, and loader.conf as it should be."""
+        for path in (self.folder / "loader/entries").iterdir():
+            path.unlink()
+        (self.folder / "loader/loader.conf").write_text(LOADER_CONF)
 
-    def put(self, path: str, content: bytes) -> None:
-        """Replace a file on the disk."""
+    def put_kernel(self, slot: str, content: bytes | None) -> None:
+        """Replace a slot's kernel on the disk, or take it away."""
+        path = f"abu/{slot}/vmlinuz"
+        if content is None:
+            self._mtools("mdel", f"::{path}")
+            self.kernels.discard(slot)
+            return
+        self.kernels.add(slot)
         source = self.folder.with_suffix(".put")
         source.write_bytes(content)
         self._mtools("mcopy", "-o", source, f"::{path}")
