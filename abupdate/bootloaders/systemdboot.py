@@ -122,6 +122,7 @@ class SystemdBootStore(Bootloader):
 
     def commit(self, state: BootState) -> None:
         """See ports.Bootloader, and the order at the top."""
+        self._check(state)
         files = self.load()
         with self._writing():
             # What is seen may lie in the page cache alone.
@@ -130,12 +131,14 @@ class SystemdBootStore(Bootloader):
 
     def rebuild(self, state: BootState) -> None:
         """See ports.Bootloader."""
+        self._check(state)
         with self._writing():
             self._files.flush(self._entries)
             self._commit(self.load(), state)
 
     def check_room(self, state: BootState) -> None:
         """See ports.Bootloader. Also writes, reads back and removes a file: a trial on an ESP that cannot be written is never counted."""
+        self._check(state)
         for slot in state.order:
             encode(self._wanted(state, slot, FIRST_KEY))
         path, data = self._esp / _PROBE, os.urandom(_PROBE_BYTES)
@@ -242,6 +245,13 @@ class SystemdBootStore(Bootloader):
         if spare not in state.order and not any(one.name == EntryName(spare) for one in files):
             off = replace(self._plain[spare], on=False, floor=state.floor)
             self._files.create(self._entries / EntryName(spare).file, encode(off))
+
+    def _check(self, state: BootState) -> None:
+        if not state.order:
+            raise ConfigError("no slot is left to boot", "one slot stays first, whatever happens to the other")
+        strangers = [slot for slot in (*state.order, *([state.trial] if state.trial else [])) if slot not in self._slots]
+        if strangers:
+            raise ConfigError(f"slot {strangers[0]!r} is not configured", f"configured are {', '.join(self._slots)}")
 
     def _wanted(self, state: BootState, slot: str, key: int) -> Entry:
         timeout_s = (state.policy or TrialPolicy()).boot_timeout_s if slot == state.trial else None

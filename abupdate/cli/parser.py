@@ -107,6 +107,8 @@ def _doctor(doctor: Parser) -> None:
 
 def _service(service: Parser) -> None:
     service.add_argument("--trial", action="store_true", help="end when the trial is confirmed (abupdate-trial.service)")
+    # Of abupdate-confirmed.service; it serves nobody.
+    service.add_argument("--wait", action="store_true", help=argparse.SUPPRESS)
 
 
 def _progress(verb: Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from abupdate.health.checks import CheckRun
 from abupdate.health.monitor import Limits
 from abupdate.health.programs import find_programs
 from abupdate.health.watch import Watch
+from abupdate.operations.confirmed import wait_confirmed
 from abupdate.operations.service import Hardware, Numbers, Service
 
 _SYSTEMD = Path("/run/systemd/system")
 
 
 def service(options: Namespace) -> int:
-    """`abupdate service [--trial]`: serves until it is told to end, or the trial ends."""
+    """`abupdate service [--trial]`: serves until it is told to end, or the trial ends. --wait: only waits for the confirmation."""
     settings = load(options.config)
+    if options.wait:
+        return wait_confirmed(wiring.tolerant(settings, service=True), time.sleep)
     device = settings.watchdog.device
     trial, health = settings.trial, settings.health
 

@@ -27,6 +27,7 @@ class SdBoot(Subject):
         self._entries = self._esp / "loader/entries"
         self._entries.mkdir(parents=True)
         (self._esp / "EFI/systemd").mkdir(parents=True)
+        (self._esp / "loader/loader.conf").write_text("default slot-*\n")
         for slot in SLOTS:
             (self._esp / "abu" / slot).mkdir(parents=True)
             (self._esp / "abu" / slot / "vmlinuz").write_bytes(b"kernel")

@@ -12,7 +12,8 @@ from typing import Any
 
 import zstandard
 
-from abupdate.formats import bundle, fleetlog, manifest, peerhealth, record, signature, ubootenv, verity
+from abupdate.formats import bootentry, bundle, fleetlog, manifest, peerhealth, record, signature, ubootenv, verity
+from abupdate.formats.bootentry import Entry
 from abupdate.formats.membership import Recovery
 from abupdate.formats.order import OrderKind
 from abupdate.formats.peerhealth import PeerHealth
@@ -99,6 +100,14 @@ def seeds() -> dict[str, list[bytes]]:
         "environment": _environments(),
         "bootstate": [text.encode() for text in _VARIABLES],
         "autoboot": [text.encode() for text in _AUTOBOOT],
+        "bootentry": [
+            bootentry.encode(
+                Entry("B", 99998, True, "/abu/B/vmlinuz", "/abu/B/initrd", trial_s=90, verity="5a" * 32, floor=7, cmdline="ro")
+            ),
+            bootentry.encode(Entry("B", 3, False, "/abu/B/linux.efi", unified=True, cmdline="root=/dev/b ro")),
+            b"slot-B+2-1.conf\ntitle hand\r\nlinux\t/k\noptions a=1\n options abupdate.trial=1 panic=5\n# x\n",
+            b"default slot-a.conf\ntimeout 3\n# editor no\n",
+        ],
         "bootanswer": [text.encode() for text in _BOOTANSWERS],
         "verity": _verity(),
         "fwenv": [text.encode() for text in _FWENV],

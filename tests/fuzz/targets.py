@@ -13,7 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -26,6 +26,7 @@ from abupdate.errors import ConfigError, Failed, Refused, StoreUnreadable
 from abupdate.formats import (
     autoboot,
     bootanswer,
+    bootentry,
     bundle,
     chunktable,
     fleetlog,
@@ -392,6 +393,30 @@ def run_autoboot(data: bytes) -> bool:
     return found.partition(tryboot=False) is not None
 
 
+def run_bootentry(data: bytes) -> bool:
+    """A boot entry, and loader.conf: what is read is what is written again, and a setting that is changed is read back."""
+    found = bootentry.decode("B", data)
+    changed = bootentry.with_setting(data, "default", "slot-*")
+    if b"\0" not in data and len(data) < bootentry.MAX_BYTES:
+        assert bootentry.setting(changed, "default") == "slot-*"
+    first = data.split(b"\n")[0].decode(errors="replace")
+    name = bootentry.parse_name(first, ("A", "B"))
+    assert name is None or bootentry.parse_name(name.file, ("A", "B")) == name
+    if not found.kernel:
+        assert not found.on
+        return False
+    try:
+        written = bootentry.encode(found)
+    except ConfigError:
+        return True
+    assert bootentry.decode("B", written) == found
+    assert bootentry.is_whole(found, written)
+    assert len(written) % bootentry.SECTOR_BYTES == 0
+    off = bootentry.decode("B", bootentry.encode(replace(found, on=False)))
+    assert off == replace(found, on=False)
+    return found.on
+
+
 def run_bootanswer(data: bytes) -> bool:
     """What a board's own get-state prints; told to set-state and answered by it again, it says the same."""
     slots = ("A", "B")
@@ -566,6 +591,7 @@ TARGETS: Mapping[str, Target] = {
     "environment": Target(run_environment, shapes.mutate_environment, 256 * KIB, 100),
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
     "autoboot": Target(run_autoboot, shapes.mutate_lines, 256 * KIB, 200),
+    "bootentry": Target(run_bootentry, shapes.mutate_lines, 512 * KIB, 200),
     "bootanswer": Target(run_bootanswer, shapes.mutate_lines, 512 * KIB, 400),
     "verity": Target(run_verity, fleettargets.mutate_fixed, 256 * KIB, 100),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),

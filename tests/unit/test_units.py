@@ -12,6 +12,7 @@ import pytest
 from tests.workstation import ROOT, Workstation, environ
 
 UNITS = tuple(ROOT / "images/debian" / name for name in ("abupdate-trial.service", "abupdate.service", "abupdate-fleet.service"))
+CONFIRMED = ROOT / "images/debian/abupdate-confirmed.service"
 WORST = 7.5
 # What would keep a device from confirming: no watchdog, no boot store, no start in early boot, no ffi, no eMMC boot partition.
 NEVER = (
@@ -42,17 +43,17 @@ def sandbox(unit: Path) -> list[tuple[str, str]]:
 
 
 def test_all_units_have_the_same_sandbox() -> None:
-    assert sandbox(UNITS[0]) == sandbox(UNITS[1]) == sandbox(UNITS[2])
+    assert sandbox(UNITS[0]) == sandbox(UNITS[1]) == sandbox(UNITS[2]) == sandbox(CONFIRMED)
     assert len(sandbox(UNITS[0])) > 15
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [*UNITS, CONFIRMED], ids=lambda unit: unit.name)
 def test_what_would_stop_the_service_is_not_in_it(unit: Path) -> None:
     assert not {name for name, _ in settings(unit)} & set(NEVER)
     assert ("OOMPolicy", "continue") in settings(unit), "a health program that is killed for its memory would end the service"
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [*UNITS, CONFIRMED], ids=lambda unit: unit.name)
 def test_the_figure_of_systemd_analyze(unit: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", str(unit)], capture_output=True, text=True, timeout=60, check=True
@@ -132,3 +133,21 @@ def test_a_trial_is_watched_where_the_initramfs_says_so_as_well(there: bool, tmp
     lines = [line.replace("/run/abupdate", str(tmp_path)) for line in lines]
     done = subprocess.run(["systemd-analyze", "condition", *lines], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode == 0) == there, done.stderr
+
+
+def test_nothing_behind_boot_complete_comes_before_the_confirmation() -> None:
+    """What systemd makes of the unit: required by the target and before it, as long as the window lasts, not again once it was done."""
+    text = CONFIRMED.read_text()
+    assert "Before=boot-complete.target\n" in text
+    assert text.partition("[Install]\n")[2] == "RequiredBy=boot-complete.target\n"
+    assert {("Type", "oneshot"), ("RemainAfterExit", "yes"), ("TimeoutStartSec", "infinity")} <= set(settings(CONFIRMED))
+
+
+def test_systemd_understands_every_unit(tmp_path: Path) -> None:
+    """Installed as they are, but for the program, which this machine has somewhere else."""
+    for unit in (*UNITS, CONFIRMED):
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/bin/abupdate", "/bin/true"))
+    command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / unit.name) for unit in (*UNITS, CONFIRMED))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "abupdate" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
