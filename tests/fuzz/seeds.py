@@ -20,7 +20,7 @@ from abupdate.formats.peerhealth import PeerHealth
 from abupdate.formats.ubootenv import Environment, Scheme
 from abupdate.model import Attempt, Manifest, Phase, Recipient, Record, Sealing, SlotRecord, SlotState
 from tests.formats import fleetgolden, sitefiles
-from tests.fuzz import linetarget
+from tests.fuzz import efitarget, linetarget
 from tests.hostile import specimen
 from tests.workstation import CONFIG
 
@@ -109,6 +109,7 @@ def seeds() -> dict[str, list[bytes]]:
             b"default slot-a.conf\ntimeout 3\n# editor no\n",
         ],
         "bootanswer": [text.encode() for text in _BOOTANSWERS],
+        **efitarget.seeds(),
         "verity": _verity(),
         "fwenv": [text.encode() for text in _FWENV],
         "mounts": [text.encode() for text in _MOUNTS],

@@ -49,7 +49,7 @@ from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.formats.ubootenv import Scheme
 from abupdate.health.results import last_line
 from abupdate.model import Chunk, Codec, Image, ImageKind
-from tests.fuzz import fleettargets, linetarget, shapes
+from tests.fuzz import efitarget, fleettargets, linetarget, shapes
 from tests.fuzz.shapes import Mutation
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -593,6 +593,9 @@ TARGETS: Mapping[str, Target] = {
     "autoboot": Target(run_autoboot, shapes.mutate_lines, 256 * KIB, 200),
     "bootentry": Target(run_bootentry, shapes.mutate_lines, 512 * KIB, 200),
     "bootanswer": Target(run_bootanswer, shapes.mutate_lines, 512 * KIB, 400),
+    "loadoption": Target(efitarget.run_loadoption, fleettargets.mutate_fixed, 256 * KIB, 100),
+    "efimarker": Target(efitarget.run_efimarker, shapes.mutate_plain, 256 * KIB, 200),
+    "gpt": Target(efitarget.run_gpt, fleettargets.mutate_fixed, 256 * KIB, 100),
     "verity": Target(run_verity, fleettargets.mutate_fixed, 256 * KIB, 100),
     "fwenv": Target(run_fwenv, shapes.mutate_lines, 256 * KIB, 200),
     "mounts": Target(run_mounts, shapes.mutate_lines, 256 * KIB, 200),
