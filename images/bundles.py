@@ -92,7 +92,7 @@ VARIANTS = (
     Variant("other-device", "2.0.0", 20, "for another kind of device", compatible="abu-other"),
     Variant("unsigned", "2.0.0", 20, "without any signature", signed=False),
     Variant("wrong-key", "2.0.0", 20, "signed by a key outside the keyring", key="abu-test-stranger"),
-    Variant("bad-kernel-garbage", "3.0.0", 30, "U-Boot cannot start its kernel", kernel=b"no kernel\n" * 1000),
+    Variant("bad-kernel-garbage", "3.0.0", 30, "the bootloader cannot start its kernel", kernel=b"no kernel\n" * 1000),
     Variant("bad-kernel-hang", "3.0.0", 30, "its kernel loops at its first instruction", kernel=trees.LOOPING_KERNEL),
     Variant(
         "bad-hang-before-arming",

@@ -31,6 +31,7 @@ SIZES = {
 }
 # Of the bundles of bundles.py: what the tests of these devices flash.
 BUNDLES = ("v2", "v3", "bad-kernel-garbage", "bad-hang-after-arming", "bad-panic", "bad-health-critical")
+GRUB_ENVIRONMENT = {"ORDER": "A", "A_LEFT": "03", "B_LEFT": "00", "TRIES": "3", "BUDGET": "3", "TIMEOUT": "20"}
 BY_LABEL = "/dev/disk/by-partlabel"
 ARGUMENTS = "console=ttyS0 ro quiet loglevel=3 tsc=reliable no_timer_check"
 
@@ -163,6 +164,7 @@ def grub_partition(image: Path, folder: Path) -> None:
     (tree / "grub").mkdir(parents=True)
     shutil.copy(HOOKS / "grub/grub.cfg", tree / "grub/grub.cfg")
     run(["grub-editenv", tree / "grub/grubenv", "create"])
+    run(["grub-editenv", tree / "grub/grubenv", "set", *(f"{name}={value}" for name, value in GRUB_ENVIRONMENT.items())])
     trees.set_times(tree)
     disk.ext4(tree, image, SIZES["grub"], "grub", journal=True)
 

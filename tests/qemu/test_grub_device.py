@@ -1,0 +1,90 @@
+"""Whole x86-64 devices that GRUB boots, on BIOS and on UEFI: updates that stay, and such that end on the version before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qemu.x86 import X86Device
+from tests.qemu import x86_guest
+from tests.qemu.x86_guest import End
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
+
+TRIES = 3
+BUDGET = 3
+ENDS = (
+    End("bad-panic", "Kernel panic", "tries exhausted", boots=3),
+    End("bad-hang-after-arming", "abu-guest: fault hang-after-arming", "watchdog", boots=1, by_watchdog=True, tries=1),
+    End("bad-kernel-garbage", "slot B could not be started", "load failed", boots=0),
+    End("bad-health-critical", "going back", "critical", boots=1),
+)
+
+
+@pytest.fixture(params=["bios", "uefi"])
+def firmware(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def device(firmware: str, x86_images: Path) -> Iterator[X86Device]:
+    with X86Device(board="grub", firmware=firmware) as fresh:
+        assert fresh.boot().slot == "A"
+        x86_guest.settled(fresh)
+        yield fresh
+
+
+@pytest.mark.parametrize("firmware", ["bios"])
+def test_good_update_is_tried_and_confirmed(device: X86Device) -> None:
+    x86_guest.good_update(device)
+
+
+@pytest.mark.slow
+def test_good_update_stays_over_a_power_cycle(device: X86Device) -> None:
+    x86_guest.good_update(device)
+    x86_guest.stays(device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.bundle)
+def test_bad_update_ends_on_the_version_before(device: X86Device, end: End) -> None:
+    x86_guest.bad_update(device, end)
+
+
+@pytest.mark.slow
+def test_trial_that_is_never_confirmed_uses_up_its_tries(device: X86Device) -> None:
+    x86_guest.tries_are_used_up(device, TRIES)
+
+
+@pytest.mark.slow
+def test_confirmed_slot_without_a_service_ends_on_the_other_one(device: X86Device) -> None:
+    """Boots of a confirmed slot are counted too: when nothing gives them back any more, the other good slot boots."""
+    x86_guest.good_update(device)
+    device.check("echo no-service >/data/abu-fault; sync")
+    seen = []
+    for _ in range(BUDGET + 1):
+        device.power_cycle()
+        seen.append(device.wait_up().slot)
+    assert seen == ["B"] * BUDGET + ["A"]
+
+
+@pytest.mark.slow
+def test_armed_trial_can_be_cancelled(device: X86Device) -> None:
+    x86_guest.armed_trial_is_cancelled(device)
+
+
+@pytest.mark.slow
+def test_running_trial_can_be_reverted(device: X86Device) -> None:
+    x86_guest.running_trial_is_reverted(device)
+
+
+@pytest.mark.slow
+def test_power_cut_while_flashing_leaves_a_device_that_boots_and_can_be_flashed(device: X86Device) -> None:
+    x86_guest.power_cut_while_flashing(device)
+
+
+@pytest.mark.slow
+def test_power_cut_after_arming_starts_the_trial(device: X86Device) -> None:
+    x86_guest.power_cut_after_arming(device)
