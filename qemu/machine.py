@@ -24,6 +24,8 @@ TREE = Path(__file__).resolve().parent.parent
 IMAGES = TREE / ".cache/images"
 DEVICES = TREE / ".cache/devices"
 BOOT_TIMEOUT_S = 90.0
+# File of a frozen machine, in its folder.
+FROZEN = "state"
 SERVICE_LINE = re.compile(r"abupdate\[(?:service|fleet)\]: [^\n]*\n?")
 
 
@@ -49,6 +51,7 @@ class Machine(ABC):
     folder: where its disk and console log go (a temporary one by default). cache: QEMU's cache mode of the disk.
     disk_options: more options of the disk's -drive. extra: more arguments of QEMU.
     nodes: -blockdev arguments to have another disk instead; the last one is of the node `disk`.
+    A folder that `freeze` left, or a copy of it, is a device in the middle of its work: `thaw` goes on with it.
     `stop`, `kill` and `power_cycle` cut the emulated power; what the guest wrote stays on the host, so none of them loses writes.
     """
 
@@ -122,12 +125,40 @@ class Machine(ABC):
 
     def start(self) -> None:
         """Switch the device on; returns when QEMU runs, not when the guest is up."""
+        self._start(None)
+
+    def freeze(self) -> None:
+        """Write what the running machine is doing into its folder and switch it off: its disk and `state` belong together."""
+        assert self.monitor is not None
+        self.monitor.execute("stop")
+        self.monitor.execute("migrate", uri=f"exec:cat >{self.folder / FROZEN}")
+        self._poll("query-migrate", "completed", ("failed", "cancelled"))
+        self.stop()
+
+    def thaw(self) -> None:
+        """Go on where `freeze` stopped; the frozen state is used up."""
+        self._start(self.folder / FROZEN)
+        (self.folder / FROZEN).unlink()
+
+    def _poll(self, query: str, wanted: str, unwanted: tuple[str, ...]) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            assert self.monitor is not None
+            status = self.monitor.execute(query)["status"]
+            if status == wanted:
+                return
+            if status in unwanted or time.monotonic() > deadline:
+                raise ConsoleError(f"{query}: {status}, not {wanted}: {(self.folder / 'qemu.log').read_text()[-1000:]}")
+            time.sleep(0.05)
+
+    def _start(self, incoming: Path | None) -> None:
         if self._process is not None:
             raise ConsoleError("the device is already on")
         for name in ("console", "qmp"):
             (self._sockets / name).unlink(missing_ok=True)
         with (self.folder / "qemu.log").open("ab") as log:
-            self._process = subprocess.Popen(self.arguments(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = [*self.arguments(), *(["-incoming", f"exec:cat {incoming}"] if incoming else [])]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -140,6 +171,8 @@ class Machine(ABC):
                     raise ConsoleError(f"QEMU did not start: {(self.folder / 'qemu.log').read_text()[-1000:]}") from None
                 time.sleep(0.02)
         self.console.skip()
+        if incoming:
+            self._poll("query-status", "paused", ("internal-error", "guest-panicked"))
         self.monitor.execute("cont")
 
     @property

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from qemu.machine import Machine
 from qemu.site import Site
 from tests.qemu.guest import confirm, flash, settled_environment
 from tests.qemu.sites import up
+from tests.qemu.x86_guest import Frozen
 
 PREPARED = ("disk.qcow2", "disk.img", "flash.img", "bundles.img")
 
@@ -43,6 +45,13 @@ def x86_images() -> Path:
     done = subprocess.run([sys.executable, "-m", "images.build", "x86"], cwd=TREE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"the images cannot be built, see qemu/setup\n{done.stderr[-2000:]}"
     return IMAGES
+
+
+@pytest.fixture(scope="session")
+def frozen(x86_images: Path) -> Iterator[Frozen]:
+    """x86-64 devices with 1.0.0 on A that have booted once, for every test to go on from there."""
+    with closing(Frozen()) as devices:
+        yield devices
 
 
 @pytest.fixture

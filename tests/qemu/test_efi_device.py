@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from qemu.x86 import X86Device
 from tests.qemu import x86_guest
-from tests.qemu.x86_guest import End
+from tests.qemu.x86_guest import End, Frozen
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 
@@ -23,33 +21,10 @@ ENDS = (
 )
 
 
-@pytest.fixture(scope="session")
-def prepared(x86_images: Path) -> Iterator[Path]:
-    """Folder of a device whose firmware has got its boot entries from `doctor --fix`, switched off."""
-    with X86Device(board="efi") as device:
-        assert device.boot().slot == "A"
-        device.check("abupdate doctor --fix")
-        assert device.reboot().slot == "A"
-        assert x86_guest.settled(device)["primary"] == "A"
-        device.poweroff()
-        yield device.folder
-
-
 @pytest.fixture
-def device(prepared: Path, tmp_path: Path) -> Iterator[X86Device]:
-    folder = prepared.parent / f"{prepared.name}-{tmp_path.name}"
-    folder.mkdir()
-    try:
-        for name in ("disk.img", "bundles.img"):
-            (folder / name).hardlink_to((prepared / name).resolve())
-        for name in ("disk.qcow2", "vars.fd"):
-            shutil.copy(prepared / name, folder)
-        with X86Device(folder, board="efi") as one:
-            assert one.boot().slot == "A"
-            x86_guest.settled(one)
-            yield one
-    finally:
-        shutil.rmtree(folder)
+def device(frozen: Frozen) -> Iterator[X86Device]:
+    with frozen.thawed("efi") as one:
+        yield one
 
 
 def test_good_update_is_tried_and_confirmed(device: X86Device) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from qemu.x86 import X86Device
 from tests.qemu import x86_guest
-from tests.qemu.x86_guest import End
+from tests.qemu.x86_guest import End, Frozen
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 
@@ -29,11 +28,9 @@ def firmware(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def device(firmware: str, x86_images: Path) -> Iterator[X86Device]:
-    with X86Device(board="grub", firmware=firmware) as fresh:
-        assert fresh.boot().slot == "A"
-        x86_guest.settled(fresh)
-        yield fresh
+def device(frozen: Frozen, firmware: str) -> Iterator[X86Device]:
+    with frozen.thawed("grub", firmware) as one:
+        yield one
 
 
 @pytest.mark.parametrize("firmware", ["bios"])

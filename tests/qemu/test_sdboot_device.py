@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from qemu.x86 import X86Device
 from tests.qemu import x86_guest
-from tests.qemu.x86_guest import End
+from tests.qemu.x86_guest import End, Frozen
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 
@@ -22,11 +21,9 @@ ENDS = (
 
 
 @pytest.fixture
-def device(x86_images: Path) -> Iterator[X86Device]:
-    with X86Device(board="systemd-boot") as fresh:
-        assert fresh.boot().slot == "A"
-        x86_guest.settled(fresh)
-        yield fresh
+def device(frozen: Frozen) -> Iterator[X86Device]:
+    with frozen.thawed("systemd-boot") as one:
+        yield one
 
 
 def test_good_update_is_tried_and_confirmed(device: X86Device) -> None:
