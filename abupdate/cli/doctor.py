@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from pathlib import Path
 
 from abupdate import wiring
 from abupdate.cli.output import say
@@ -13,7 +14,7 @@ from abupdate.config import Settings, check_private, load
 from abupdate.devices import discovery, usage, watchdog_sysfs
 from abupdate.devices.statedir import StateDir
 from abupdate.devices.thisboot import kernel_argument
-from abupdate.errors import AbupdateError
+from abupdate.errors import AbupdateError, ConfigError
 from abupdate.health.programs import find_programs
 from abupdate.model import Finding, Grade
 from abupdate.operations.board import Board, observe
@@ -22,7 +23,9 @@ from abupdate.operations.keyring import observe as observe_keyring
 
 
 def doctor(options: Namespace) -> int:
-    """`abupdate doctor [--fix]`: exit 0 when nothing fails, 1 when something does, 2 where the boot store is unreadable."""
+    """`abupdate doctor`: exit 0 when nothing fails, 1 when something does, 2 where the boot store is unreadable."""
+    if options.importing is not None:
+        return _import(options, *options.importing)
     settings = load(options.config)
     board = wiring.tolerant(settings)
     if options.fix:
@@ -52,6 +55,22 @@ def doctor(options: Namespace) -> int:
     if observe(board, readable=False).boot is None:
         return 2
     return 1 if any(one.grade is Grade.FAIL for one in found) else 0
+
+
+def _import(options: Namespace, kind: str, file: str) -> int:
+    """Another updater's configuration as the text of ours, on standard output."""
+    from abupdate.formats import foreignconfig
+
+    if kind not in foreignconfig.KINDS:
+        raise ConfigError(f"--import {kind[:40]!a} is not known", f"there are {', '.join(foreignconfig.KINDS)}")
+    try:
+        with Path(file).open("rb") as opened:
+            data = opened.read(foreignconfig.MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", "name the other updater's configuration") from None
+    text = foreignconfig.to_toml(kind, data, Path(file).name)
+    say(options, {"config": text}, text.removesuffix("\n"))
+    return 0
 
 
 def _slots(settings: Settings) -> Iterable[Finding]:

@@ -102,7 +102,15 @@ def _keyring_update(update: Parser) -> None:
 
 
 def _doctor(doctor: Parser) -> None:
-    doctor.add_argument("--fix", action="store_true", help="repair what can be repaired, after showing it")
+    what = doctor.add_mutually_exclusive_group()
+    what.add_argument("--fix", action="store_true", help="repair what can be repaired, after showing it")
+    what.add_argument(
+        "--import",
+        dest="importing",
+        nargs=2,
+        metavar=("KIND", "FILE"),
+        help="write a configuration from that of rauc (system.conf), mender (mender.conf) or swupdate (sw-description)",
+    )
 
 
 def _service(service: Parser) -> None:
