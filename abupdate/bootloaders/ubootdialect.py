@@ -89,7 +89,7 @@ class Native:
         for slot in self.slots:
             raw = (environment.get(ubootvars.left_name(slot)) or b"0").decode(errors="replace")
             if not (raw.isascii() and raw.isdigit() and int(raw) <= _RAUC_MOST):
-                text = f"{ubootvars.left_name(slot)} is {raw}, which RAUC's script may take for 0"
+                text = f"{ubootvars.left_name(slot)} is {raw[:20]!a}, which RAUC's script may take for 0"
                 yield Finding(Grade.WARN, "boot script", text, f"fw_setenv {ubootvars.left_name(slot)} 3")
         policy = self.state_of(environment).policy
         if policy is not None and policy.budget == 0:

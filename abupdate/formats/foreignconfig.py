@@ -189,6 +189,10 @@ def _two(slots: Mapping[str, Mapping[str, str]], where: str) -> Mapping[str, Map
     odd = next((image for image in one if not _PLAIN.fullmatch(image)), None)
     if odd is not None:
         raise ConfigError(f"{where}: {odd[:40]!a} cannot be the name of an image", "rename it by hand")
+    devices = [device for images in slots.values() for device in images.values()]
+    odd = next((device for device in devices if not device.startswith("/") or devices.count(device) > 1), None)
+    if odd is not None:
+        raise ConfigError(f"{where}: {odd[:40]!a} is no device of one image alone", "every image needs a place of its own")
     return slots
 
 

@@ -302,7 +302,7 @@ def test_counters_that_raucs_script_reads_as_none_are_never_written(tmp_path: Pa
     refused(error)
     assert store_of(subject).traits.max_tries == store_of(subject).traits.max_confirmed == 9
     subject.set(BOOT_A_LEFT="a")
-    assert any("BOOT_A_LEFT is a" in found.text for found in store_of(subject).inspect())
+    assert any("BOOT_A_LEFT is 'a'" in found.text for found in store_of(subject).inspect())
     with pytest.raises(ConfigError, match="root hash"):
         store_of(subject).commit(BootState(SLOTS, {"A": 3, "B": 3}, verity={"A": "ab" * 32}))
 
