@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.contract.custom import Custom
 from tests.contract.efi import Efi
+from tests.contract.grub import Grub, GrubRauc
 from tests.contract.sdboot import SdBoot
 from tests.contract.subject import Subject
 from tests.contract.tryboot import Tryboot
@@ -19,6 +20,8 @@ SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {
     "uboot-mender": OnMender,
     "uboot-swupdate": OnSWUpdate,
     "efi": Efi,
+    "grub": Grub,
+    "grub-rauc": GrubRauc,
     "tryboot": Tryboot,
     "custom": Custom,
     "systemd-boot": SdBoot,

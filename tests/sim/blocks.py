@@ -19,13 +19,14 @@ _INTERNED: dict[tuple[object, ...], Block] = {}
 class Nature:
     """What a disk is like. atom: bytes of a physical sector. lies: acknowledges a flush that it does not do.
 
-    deaf: offsets of sectors that silently keep what they hold once the cache has reached the medium.
+    deaf: offsets of sectors that silently keep what they hold once the cache has reached the medium. whole: no sector is ever torn.
     """
 
     name: str
     atom: int = 4096
     lies: bool = False
     deaf: frozenset[int] = frozenset()
+    whole: bool = False
 
 
 @dataclass(eq=False, frozen=True)
@@ -57,7 +58,7 @@ class Block:
                     continue
                 old, new = self.content[first:last], data[first - offset : last - offset]
                 if old != new:
-                    found.append((first, mixes(old, new, atom // 8)))
+                    found.append((first, (old, new) if self.nature.whole else mixes(old, new, atom // 8)))
                 elif self._twice(first, last):
                     found.append((first, (old, new)))
         return tuple(found)

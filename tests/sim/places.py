@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim import efi
+from tests.sim import efi, grub
 from tests.sim.board import BOARD
 from tests.sim.bootplace import BootPlace
 from tests.sim.pi import PI
@@ -10,4 +10,4 @@ from tests.sim.sdboot import SDBOOT
 from tests.sim.stores import STORES
 from tests.sim.ubootdialects import PLACES as UBOOT_DIALECTS
 
-PLACES: tuple[BootPlace, ...] = (*STORES, *UBOOT_DIALECTS, *efi.PLACES, PI, SDBOOT, BOARD)
+PLACES: tuple[BootPlace, ...] = (*STORES, *UBOOT_DIALECTS, *efi.PLACES, *grub.PLACES, PI, SDBOOT, BOARD)

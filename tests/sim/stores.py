@@ -58,7 +58,7 @@ class Media(Protocol):
         """As U-Boot writes a copy (and, on NOR flash, takes the other one's mark)."""
 
 
-class _BlockCalls:
+class BlockCalls:
     """`envcalls.Calls` over a disk."""
 
     def __init__(self, disk: Disk) -> None:
@@ -93,7 +93,7 @@ class _BlockCalls:
         return
 
 
-class _ChipCalls(_BlockCalls):
+class _ChipCalls(BlockCalls):
     """`envcalls.Calls` over a flash chip."""
 
     def __init__(self, chip: Chip) -> None:
@@ -173,7 +173,7 @@ class OnBlock:
 
     def area(self, running: Running, location: EnvLocation) -> Area:
         assert isinstance(running, Disk)
-        calls: Calls = _BlockCalls(running)
+        calls: Calls = BlockCalls(running)
         return FileArea(location, _NO_SYS_BLOCK, calls=calls)
 
     def save(self, running: Running, index: int, data: bytes) -> None:
