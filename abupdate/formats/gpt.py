@@ -41,7 +41,7 @@ def parse_entry(raw: bytes, number: int) -> Partition:
     if len(raw) < _ENTRY.size:
         raise ConfigError(f"GPT's entry {number} ends early", "is the disk's partition table whole?")
     kind, unique, first, last = _ENTRY.unpack_from(raw)
-    if not any(kind) or last < first:
+    if not any(kind) or not first <= last < 1 << 62:
         raise ConfigError(f"GPT has no partition {number}", "is the disk's partition table whole?")
     return Partition(number, first, last - first + 1, unique)
 

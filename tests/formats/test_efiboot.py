@@ -178,7 +178,10 @@ def test_a_partition_of_gpt() -> None:
     assert gpt.parse_header(HEADER) == gpt.Entries(2, 128, 128)
     entry = bytes(range(1, 33)) + struct.pack("<QQ", 2048, 4095)
     assert gpt.parse_entry(entry, 3) == Partition(3, 2048, 2048, bytes(range(17, 33)))
-    for broken in (b"", bytes(128), bytes(range(1, 33)) + struct.pack("<QQ", 2048, 2047)):
+    for ends in ((2048, 2047), (0, 2**64 - 1)):
+        with pytest.raises(ConfigError):
+            gpt.parse_entry(bytes(range(1, 33)) + struct.pack("<QQ", *ends), 3)
+    for broken in (b"", bytes(128)):
         with pytest.raises(ConfigError) as caught:
             gpt.parse_entry(broken, 3)
         assert caught.value.hint

@@ -29,7 +29,7 @@ MODULES: tuple[str, ...] = (
     *("fat", "vfat", "nls_cp437", "nls_ascii", "efivarfs"),
 )
 CODE, VARS = Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+MAKE_UKI = TREE / "bootloader-hooks/efi/make-uki.sh"
 PYTHON, STDLIB = Path("/usr/bin/python3.11"), Path("/usr/lib/python3.11")
 GUEST = Path(__file__).with_name("efi_guest.py")
 ESP_SECTOR, ESP_BYTES, DISK_BYTES = 2048, 256 << 20, 260 << 20
@@ -80,18 +80,14 @@ class Bench:
         return machine
 
     def unified(self, cmdline: str = "") -> Path:
-        """Kernel, initramfs and, where given, its own command line in one program."""
+        """Kernel and initramfs in one program, as bootloader-hooks/efi makes it; with a command line of its own where one is given."""
         image = self.folder / f"unified-{len(cmdline)}.efi"
         if not image.exists():
-            text = self.folder / "cmdline"
-            text.write_text(cmdline)
-            sections = [("osrel", Path("/etc/os-release"), 0x20000), ("linux", self.kernel / "vmlinuz", 0x2000000)]
-            sections += [("cmdline", text, 0x30000)] if cmdline else []
-            sections += [("initrd", self.initrd, 0x4000000)]
-            words: list[str | Path] = ["objcopy"]
-            for name, path, address in sections:
-                words += ["--add-section", f".{name}={path}", "--change-section-vma", f".{name}={address:#x}"]
-            run([*words, STUB, image])
+            run([MAKE_UKI, self.kernel / "vmlinuz", self.initrd, image])
+            if cmdline:
+                text = self.folder / "cmdline"
+                text.write_text(cmdline)
+                run(["objcopy", "--add-section", f".cmdline={text}", "--change-section-vma", ".cmdline=0x30000", image])
         return image
 
 
