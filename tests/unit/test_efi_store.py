@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from abupdate import wiring
 from abupdate.bootloaders.efi import MARKER_GUID, MARKER_NAME, EfiStore
 from abupdate.bootloaders.efientries import SlotFiles
 from abupdate.bootloaders.efistate import placed
 from abupdate.bootloaders.efivars import GLOBAL_GUID
+from abupdate.config import Settings, compose
 from abupdate.errors import ConfigError, Failed, StoreUnreadable
 from abupdate.formats import efiboot
 from abupdate.formats.efiboot import ACTIVE, LoadOption, Partition
@@ -484,3 +487,47 @@ def test_a_firmware_that_refuses_leaves_the_commit_where_it_was(flash: Flash) ->
     with pytest.raises(Failed):
         store.commit(ARMED)
     assert shown(store.read())[:3] == shown(OUT)[:3]
+
+
+# ---- configuration
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "bootloader-hooks/efi/config.toml"
+
+
+def settings(text: str) -> Settings:
+    path = Path("/etc/abupdate/config.toml")
+    return compose([(path, text.encode())], path)
+
+
+def test_the_example_that_users_copy_is_a_whole_configuration() -> None:
+    found, tears = wiring.bootloader(settings(EXAMPLE.read_text()))
+    assert isinstance(found, EfiStore)
+    assert (found.location, tears, found.places()) == ("efi:BootOrder", "", ())
+    wiring.check_traits(settings(EXAMPLE.read_text()), found.traits)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("\ntries = 1", "\ntries = 3", "can count 1"),
+        ("confirmed_tries = 0", "confirmed_tries = 10", "does not count"),
+        (r"images.kernel = .*
+", "", "either an image `kernel` or an image `uki`"),
+        (r"images.initrd", "images.uki", "either an image `kernel` or an image `uki`"),
+        ("/efi/abu/A/initrd.img", "/boot/initrd.img", "does not lie on the EFI system partition"),
+        ('esp = "/efi"', 'esp = "/boot/efi"', "does not lie on the EFI system partition"),
+    ],
+)
+def test_what_firmware_cannot_do_is_refused_with_a_hint(old: str, new: str, words: str) -> None:
+    wrong = settings(re.sub(old, new, EXAMPLE.read_text()))
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        wiring.check_traits(wrong, wiring.bootloader(wrong)[0].traits)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_unified_images_need_no_initramfs() -> None:
+    text = re.sub(r"(?m)^images\.initrd = .*\n", "", EXAMPLE.read_text()).replace("images.kernel", "images.uki")
+    found, _ = wiring.bootloader(settings(text))
+    assert isinstance(found, EfiStore)
