@@ -32,6 +32,8 @@ _MACHINE = (f"{_UNIT}/test_machine.py",)
 _STORES = (f"{_UNIT}/test_machine_stores.py",)
 _TRYBOOT = (f"{_UNIT}/test_tryboot_store.py", f"{_UNIT}/test_service_tryboot.py")
 _CUSTOM = (f"{_UNIT}/test_custom_store.py",)
+_EFI = (f"{_UNIT}/test_efi_store.py",)
+_EFIVARS = (f"{_UNIT}/test_efivars.py",)
 _OPERATIONS = (f"{_UNIT}/test_operations.py",)
 _REFUSED = (f"{_UNIT}/test_cli_refused.py",)
 _UPDATE = (f"{_UNIT}/test_cli_update.py",)
@@ -881,6 +883,76 @@ MUTANTS: tuple[Mutant, ...] = (
         "                self._put(fd, data[:256], 0)\n                self._put(fd, data[256:], 256)\n",
         "a process killed between leaves half of a state",
         _TRYBOOT,
+    ),
+    Mutant(
+        "efi: the marker before BootNext",
+        "abupdate/bootloaders/efi.py",
+        """        if state.trial is not None:
+            self._write_trial(seen, state, armed=armed)
+        self._write_marker(wanted)
+""",
+        """        self._write_marker(wanted)
+        if state.trial is not None:
+            self._write_trial(seen, state, armed=armed)
+""",
+        "a cut between looks like a trial that failed",
+        _EFI,
+    ),
+    Mutant(
+        "efi: a trial without its marker is forgotten when its entry is made clean",
+        "abupdate/bootloaders/efi.py",
+        "        if before is not None and before in kept and marked != before:\n",
+        "        if False:\n",
+        "a process killed there leaves a running slot that nothing calls on trial",
+        _EFI,
+    ),
+    Mutant(
+        "efi: BootOrder as it was at the start",
+        "abupdate/bootloaders/efi.py",
+        "        now = self._load()\n        ours",
+        "        now = getattr(self, 'once', None) or self._load()\n        self.once = now\n        ours",
+        "what the firmware or somebody else has put there since is lost",
+        _EFI,
+    ),
+    Mutant(
+        "efi: whoever is first in BootOrder is confirmed",
+        "abupdate/bootloaders/efistate.py",
+        "(marked != first or on_trial(seen.entry(marked)))",
+        "marked != first",
+        "firmware that puts its last boot first confirms a trial",
+        _EFI,
+    ),
+    Mutant(
+        "efi: every slot in BootOrder is good",
+        "abupdate/bootloaders/efistate.py",
+        "and (slot in marker.good or slot == named[0])]",
+        "]",
+        "firmware that puts entries back makes a half-written slot one to go back to",
+        _EFI,
+    ),
+    Mutant(
+        "efi: an entry with another kernel is left as it is",
+        "abupdate/bootloaders/efientries.py",
+        'if old is not None and there is not None and there[1].lower() == f"/{program}".lower():',
+        "if old is not None and there is not None:",
+        "slot B boots slot A's kernel",
+        _EFI,
+    ),
+    Mutant(
+        "efi: what the firmware kept is not looked at",
+        "abupdate/bootloaders/efivars.py",
+        "if written != len(raw) or self.read(name, guid) != wanted:",
+        "if False:",
+        "an armed trial that the firmware has thrown away",
+        _EFIVARS,
+    ),
+    Mutant(
+        "efi: the immutable flag is not put back",
+        "abupdate/bootloaders/efivars.py",
+        "                with suppress(OSError):\n                    _set_flags(fd, flags)\n",
+        "                pass\n",
+        "rm -rf takes the state along",
+        _EFIVARS,
     ),
     Mutant(
         "custom: whatever it leaves behind runs on",

@@ -47,6 +47,15 @@ _STORE, _IDENTITY, _FLEETLOG = "fleet/store.py", "fleet/identity.py", "formats/f
 _LOG_FIRST = """    create(folder, made.public_key, files, entropy)
     replace(folder / KEY, pem, files=files)
 """
+_EFI = "bootloaders/efi.py"
+_NEXT_FIRST = """        option = self._entries.wanted(seen, slot, state)
+        if armed:
+            self._variables.write("BootNext", efiboot.encode_order(seen.numbers(slot)[:1]))
+"""
+_CLEAN_FIRST = """        for slot in kept:
+            self._mend(seen, slot, state)
+"""
+_ORDER_FIRST = "        self._write_order(kept)\n" + _CLEAN_FIRST
 _STATEDIR, _DURABLE = "devices/statedir.py", "durable.py"
 
 MUTANTS = (
@@ -210,6 +219,16 @@ MUTANTS = (
         "            pass\n",
         "fleet key, shown",
     ),
+    Mutant(
+        "efi: BootNext before the entry that it names",
+        _EFI,
+        "        option = self._entries.wanted(seen, slot, state)\n",
+        _NEXT_FIRST,
+        "activate",
+        "efi",
+    ),
+    Mutant("efi: BootOrder before the entry is clean", _EFI, _CLEAN_FIRST, _ORDER_FIRST, "confirm", "efi"),
+    Mutant("efi: a slot on trial in BootOrder", _EFI, "if slot != state.trial and state.left.get", "if state.left.get", "activate", "efi"),
     Mutant("slot never flushed", "transfer/slots.py", "            target.flush()\n", "            pass\n", "flash, both slots good"),
 )
 # What the design names; the others run with everything.

@@ -12,7 +12,7 @@ from abupdate import wiring
 from abupdate.bootloaders.efi import MARKER_GUID, MARKER_NAME, EfiStore
 from abupdate.bootloaders.efientries import SlotFiles
 from abupdate.bootloaders.efistate import placed
-from abupdate.bootloaders.efivars import GLOBAL_GUID
+from abupdate.bootloaders.efivars import GLOBAL_GUID, Variable
 from abupdate.config import Settings, compose
 from abupdate.errors import ConfigError, Failed, StoreUnreadable
 from abupdate.formats import efiboot
@@ -282,6 +282,20 @@ def test_a_slot_with_two_entries_is_one_slot(flash: Flash, store: EfiStore) -> N
     runs(flash, B)
     store.commit(replace(CONFIRMED, order=("B",), left={"B": 1, "A": 0}))
     assert order(flash) == (B, MENU, VENDOR)
+
+
+def test_an_entry_that_comes_in_meanwhile_is_kept(flash: Flash, store: EfiStore) -> None:
+    store.commit(OUT)
+    store.commit(ARMED)
+    runs(flash, B)
+
+    def somebody(step: str, inside: bool) -> None:
+        if step == "write Boot0002":
+            flash.variables["BootOrder", GLOBAL_GUID] = Variable(7, efiboot.encode_order([MENU, A, VENDOR, 0x33]))
+
+    flash.listen(somebody)
+    store.commit(CONFIRMED)
+    assert order(flash) == (MENU, B, A, VENDOR, 0x33)
 
 
 def test_the_order_of_others_is_theirs() -> None:
