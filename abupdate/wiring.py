@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from abupdate import __version__
 from abupdate.config import Settings, check_private, check_secret
 from abupdate.devices.statedir import KEYRING, StateDir
-from abupdate.devices.thisboot import RUNTIME, LinuxBoot
+from abupdate.devices.thisboot import RUNTIME, LinuxBoot, kernel_argument
 from abupdate.errors import AbupdateError, ConfigError, Refused
 from abupdate.log import log
 from abupdate.model import BootTraits, Sealing, SlotRecord, SlotState, TrialPolicy
@@ -108,6 +108,10 @@ def uboot_dialect(settings: Settings, slots: tuple[str, ...]) -> Dialect:
         from abupdate.bootloaders.swupdateenv import SWUpdate
 
         return SWUpdate(slots, chosen.copy_var, chosen.copy_values)
+    if not chosen.dialect and kernel_argument("rauc.slot") is not None and kernel_argument("abupdate.slot") is None:
+        # Our counters go beyond what that script can read: the first refill would make it pass over the good slot.
+        hint = 'set [bootloader] dialect = "rauc"; a script that counts in hexadecimal throughout says so with abupdate.slot='
+        raise ConfigError("this kernel was started by RAUC's boot script, not by ours", hint)
     return Native(slots, rauc=chosen.dialect == "rauc")
 
 

@@ -31,6 +31,7 @@ _RECORD = ("tests/unit/test_record.py",)
 _MACHINE = (f"{_UNIT}/test_machine.py",)
 _STORES = (f"{_UNIT}/test_machine_stores.py",)
 _TRYBOOT = (f"{_UNIT}/test_tryboot_store.py", f"{_UNIT}/test_service_tryboot.py")
+_DIALECTS = (f"{_UNIT}/test_uboot_dialects.py", "tests/contract/test_stores.py")
 _CUSTOM = (f"{_UNIT}/test_custom_store.py",)
 _EFI = (f"{_UNIT}/test_efi_store.py",)
 _EFIVARS = (f"{_UNIT}/test_efivars.py",)
@@ -1701,5 +1702,78 @@ MUTANTS: tuple[Mutant, ...] = (
         "seen.trial and",
         "a device whose new network is deaf is confirmed by peers that never heard it",
         _LOOP,
+    ),
+    # -- boards that run another updater's boot script
+    Mutant(
+        "mender: hexadecimal part stays behind",
+        "abupdate/bootloaders/menderenv.py",
+        'PART: b"%d" % number, PART_HEX: b"%x" % number, **values',
+        'PART: b"%d" % number, PART_HEX: b"%d" % number, **values',
+        "the kernel comes from another slot than the root file system",
+        _DIALECTS,
+    ),
+    Mutant(
+        "mender: canary is not asked for",
+        "abupdate/bootloaders/menderenv.py",
+        "        if _canary_is_missing(environment):\n            raise ConfigError(_NO_CANARY, _CANARY_HINT)\n",
+        "",
+        "an update is armed in a place that U-Boot never reads",
+        _DIALECTS,
+    ),
+    Mutant(
+        "boot counter: a trial that U-Boot does not count is armed",
+        "abupdate/bootloaders/bootcounting.py",
+        "    if not most:\n        raise ConfigError(",
+        "    if most < 0:\n        raise ConfigError(",
+        "a bad slot boots for ever",
+        _DIALECTS,
+    ),
+    Mutant(
+        "boot counter: missing bootlimit is not written",
+        "abupdate/bootloaders/bootcounting.py",
+        "    return armed if environment.get(LIMIT) is not None else",
+        "    return armed if environment.get(LIMIT) is None else",
+        "U-Boot counts no boots, and a bad slot boots for ever",
+        _DIALECTS,
+    ),
+    Mutant(
+        "boot counter: old note of good slots is believed",
+        "abupdate/bootloaders/bootcounting.py",
+        "    noted = bool(order) and order[0] == first\n",
+        "    noted = bool(order)\n",
+        "a slot that the bootloader gave up is called confirmed",
+        _DIALECTS,
+    ),
+    Mutant(
+        "boot counter: begins at nothing",
+        "abupdate/bootloaders/bootcounting.py",
+        '{COUNT: b"%d" % (most - boots), AVAILABLE',
+        '{COUNT: b"0", AVAILABLE',
+        "a trial has more boots than configured",
+        _DIALECTS,
+    ),
+    Mutant(
+        "swupdate: a failed trial is none",
+        "abupdate/bootloaders/swupdateenv.py",
+        "        if said == FAILED and noted and noted[0] != first:\n            return replace(state, trial=noted[0])\n",
+        "",
+        "with the record lost nobody clears ustate",
+        _DIALECTS,
+    ),
+    Mutant(
+        "rauc: counters that its script cannot read",
+        "abupdate/bootloaders/ubootdialect.py",
+        "            if left > _RAUC_MOST and left",
+        "            if left > 0xFF and left",
+        "the script passes over the good slot",
+        _DIALECTS,
+    ),
+    Mutant(
+        "rauc: our own script's dialect under its script",
+        "abupdate/wiring.py",
+        "if not chosen.dialect and kernel_argument",
+        "if chosen.dialect and kernel_argument",
+        "the first refill writes a counter that the script takes for none",
+        _DIALECTS,
     ),
 )

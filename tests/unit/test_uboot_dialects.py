@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abupdate import machine
+from abupdate import machine, wiring
 from abupdate.bootloaders.bootcounting import limit
 from abupdate.bootloaders.menderenv import Mender
 from abupdate.bootloaders.swupdateenv import SWUpdate
@@ -355,6 +355,22 @@ def test_dialects_come_from_the_configuration() -> None:
         'dialect = "swupdate"\ncopy_var = "c"\ncopy_values = { A = "1", B = "2" }', "tries = 1\nconfirmed_tries = 0"
     )
     assert (dialect, error) == (SWUpdate(SLOTS, "c", {"A": "1", "B": "2"}), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refusal"),
+    [({"rauc.slot": "A"}, True), ({"rauc.slot": "A", "abupdate.slot": "A"}, False), ({"abupdate.slot": "A"}, False)],
+)
+def test_our_counters_are_kept_from_raucs_script(monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str], refusal: bool) -> None:
+    monkeypatch.setattr(wiring, "kernel_argument", arguments.get)
+    assert configured('dialect = "rauc"', "confirmed_tries = 9")[0] == RAUC
+    if not refusal:
+        assert configured("")[0] == Native(SLOTS)
+        return
+    with pytest.raises(ConfigError, match="RAUC's boot script") as error:
+        configured("")
+    refused(error)
+    assert 'dialect = "rauc"' in error.value.hint
 
 
 @pytest.mark.parametrize(
