@@ -43,7 +43,96 @@ class Without:
 
 
 Cell = Boot | Model | Without
-MATRIX: Mapping[str, Mapping[str, Cell]] = {}
+
+
+def _device(file: str, exhausted: str) -> dict[str, Cell]:
+    """The cells of a whole emulated device of x86-64, which all have the same tests."""
+    confirmed, bad = f"{file}::test_good_update_is_tried_and_confirmed", f"{file}::test_bad_update_ends_on_the_version_before"
+    cut = f"{file}::test_power_cut_while_flashing_leaves_a_device_that_boots_and_can_be_flashed"
+    return {
+        "flash": Boot((confirmed,)),
+        "trial": Boot((confirmed,)),
+        "confirm": Boot((confirmed, f"{file}::test_good_update_stays_over_a_power_cycle")),
+        "revert": Boot((f"{file}::test_running_trial_can_be_reverted", f"{file}::test_armed_trial_can_be_cancelled")),
+        "hang": Boot((bad,)),
+        "panic": Boot((bad,)),
+        "tries exhausted": Boot((f"{file}::{exhausted}",)),
+        "power cut": Boot((cut, f"{file}::test_power_cut_after_arming_starts_the_trial")),
+    }
+
+
+_CRASH = "sim/test_crash.py::test_the_boot_store_in_every_place"
+_LIFE = "contract/test_models.py"
+
+
+def _model(flash: str) -> dict[str, Cell]:
+    """The cells of what no emulator runs. flash: over the adapter's real files."""
+    tried, ended = (
+        f"{_LIFE}::test_update_is_tried_and_confirmed_and_stays",
+        f"{_LIFE}::test_trial_that_hangs_or_panics_ends_on_the_good_slot",
+    )
+    return {
+        "flash": Model((flash, tried)),
+        "trial": Model((tried,)),
+        "confirm": Model((tried,)),
+        "revert": Model((f"{_LIFE}::test_revert_on_trial", f"{_LIFE}::test_armed_trial_is_cancelled")),
+        "hang": Model((ended,)),
+        "panic": Model((ended,)),
+        "tries exhausted": Model((ended, f"{_LIFE}::test_flash_again_after_a_fallback")),
+        "power cut": Model((_CRASH,)),
+    }
+
+
+_UPDATE, _BAD, _DIALECTS, _SAVEENV = "test_update.py", "test_bad_updates.py", "test_uboot_dialects.py", "test_uboot_saveenv.py"
+_STORES = "contract/test_stores.py"
+_COUNTED: dict[str, Cell] = {
+    "flash": Boot((f"{_DIALECTS}::test_trial_boots_counted_and_is_confirmed",)),
+    "trial": Boot((f"{_DIALECTS}::test_trial_boots_counted_and_is_confirmed",)),
+    "confirm": Boot((f"{_DIALECTS}::test_trial_boots_counted_and_is_confirmed",)),
+    "revert": Boot((f"{_DIALECTS}::test_reverted_trial_never_boots_again",)),
+    "hang": Boot((f"{_DIALECTS}::test_watchdog_ends_trials_that_hang_until_altbootcmd_goes_back",)),
+    "panic": Model((f"{_LIFE}::test_trial_that_hangs_or_panics_ends_on_the_good_slot",)),
+    "tries exhausted": Boot((f"{_DIALECTS}::test_tries_used_up_altbootcmd_goes_back_and_both_sides_say_so",)),
+    "power cut": Model((_CRASH,)),
+}
+MATRIX: Mapping[str, Mapping[str, Cell]] = {
+    "U-Boot, `boot.cmd`": {
+        "flash": Boot((f"{_UPDATE}::test_good_update_is_tried_confirmed_and_stays",)),
+        "trial": Boot((f"{_UPDATE}::test_good_update_is_tried_confirmed_and_stays",)),
+        "confirm": Boot((f"{_UPDATE}::test_healthy_trial_is_confirmed_at_the_end_of_the_window",)),
+        "revert": Boot((f"{_UPDATE}::test_running_trial_can_be_ended_by_hand", f"{_UPDATE}::test_armed_trial_can_be_cancelled")),
+        "hang": Boot((f"{_BAD}::test_bad_update_ends_on_the_version_before",)),
+        "panic": Boot((f"{_BAD}::test_bad_update_ends_on_the_version_before",)),
+        "tries exhausted": Boot(("test_uboot_hook.py::test_counting_ends_in_the_fallback_and_a_refill_restores_every_value",)),
+        "power cut": Boot(("test_power_cuts.py::test_the_device_boots_after_a_cut_and_ends_where_it_should",)),
+    },
+    "U-Boot, `saveenv.cmd`": {
+        "flash": Boot((f"{_SAVEENV}::test_counting_ends_in_the_fallback_with_abupdate_s_store_on_the_other_side",)),
+        "trial": Boot((f"{_SAVEENV}::test_decision_is_that_of_boot_cmd",)),
+        "confirm": Boot((f"{_SAVEENV}::test_decision_is_that_of_boot_cmd",)),
+        "revert": Boot((f"{_SAVEENV}::test_decision_is_that_of_boot_cmd",)),
+        "hang": Boot((f"{_SAVEENV}::test_board_s_watchdog_ends_a_trial_that_hangs_until_the_tries_are_used_up",)),
+        "panic": Boot((f"{_SAVEENV}::test_counting_ends_in_the_fallback_with_abupdate_s_store_on_the_other_side",)),
+        "tries exhausted": Boot((f"{_SAVEENV}::test_counting_ends_in_the_fallback_with_abupdate_s_store_on_the_other_side",)),
+        "power cut": Boot((f"{_SAVEENV}::test_one_damaged_copy_is_written_over",)),
+    },
+    "U-Boot, RAUC's variables": {
+        **_COUNTED,
+        "flash": Boot((f"{_DIALECTS}::test_rauc_trial_is_counted_confirmed_and_refilled",)),
+        "trial": Boot((f"{_DIALECTS}::test_rauc_trial_is_counted_confirmed_and_refilled",)),
+        "confirm": Boot((f"{_DIALECTS}::test_rauc_trial_is_counted_confirmed_and_refilled",)),
+        "revert": Boot((f"{_DIALECTS}::test_rauc_counters_reset_when_all_are_used_never_bring_back_a_slot_that_is_out",)),
+        "hang": Without("RAUC's script arms no watchdog"),
+        "tries exhausted": Boot((f"{_DIALECTS}::test_rauc_trial_used_up_falls_back_and_confirmed_boots_are_counted_too",)),
+    },
+    "U-Boot, Mender's variables": _COUNTED,
+    "U-Boot, SWUpdate's variables": _COUNTED,
+    "GRUB, BIOS and UEFI": _device("test_grub_device.py", "test_trial_that_is_never_confirmed_uses_up_its_tries"),
+    "systemd-boot": _device("test_sdboot_device.py", "test_trial_that_is_never_confirmed_uses_up_its_tries"),
+    "EFI firmware alone": _device("test_efi_device.py", "test_trial_that_is_never_confirmed_uses_up_its_try"),
+    "Raspberry Pi (tryboot)": _model(f"{_STORES}::test_flash_arms_a_trial_and_keeps_the_good_slot_behind_it"),
+    "a board's own programs": _model(f"{_STORES}::test_flash_arms_a_trial_and_keeps_the_good_slot_behind_it"),
+}
 
 
 def table() -> str:
@@ -77,7 +166,7 @@ def is_slow(test: str) -> bool:
     return _functions(ROOT / file)[name]
 
 
-def tests_of(cell: Cell) -> tuple[str, ...]:
+def named(cell: Cell) -> tuple[str, ...]:
     """FILE::FUNCTION from the project's folder on."""
     match cell:
         case Boot():
