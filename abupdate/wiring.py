@@ -63,7 +63,9 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
         from abupdate.bootloaders.systemdboot import SystemdBootStore
 
         images = {slot: part.images for slot, part in settings.slots.items()}
-        store = SystemdBootStore(settings.bootloader.esp, tuple(settings.slots), images, settings.bootloader.cmdline)
+        store = SystemdBootStore(
+            settings.bootloader.esp, tuple(settings.slots), images, settings.bootloader.cmdline, tries=settings.trial.tries
+        )
     elif settings.bootloader.kind == "efi":
         store = _efi_store(settings)
     elif settings.bootloader.kind == "custom":

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abupdate.bootloaders.espfiles import EspFiles
+from abupdate.formats import efiboot
 from abupdate.formats.bootentry import MAX_BYTES, SECTOR_BYTES, Entry, EntryName, encode, is_whole, setting, with_setting
 from abupdate.model import Finding, Grade, Repair
 
 if TYPE_CHECKING:
+    from abupdate.bootloaders.efivars import Variable, Variables
     from abupdate.bootloaders.systemdboot import EntryFile
 
 TOPIC = "boot store"
+_FIRMWARE = "EFI variables"
+_FIX = "`abupdate doctor --fix` puts it there"
+# Of the variables that boot loaders and systemd share.
+LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+_ABOVE = ("LoaderEntryDefault", "LoaderEntryOneShot", "LoaderEntrySysFail")
 PATTERN = "slot-*"
 # Where a second folder of entries may be (XBOOTLDR): systemd-boot reads both.
 _OTHER_BOOT = Path("/boot")
@@ -57,6 +64,60 @@ def repairs(esp: Path, access: EspFiles) -> tuple[Repair, ...]:
         return ()
     write = access.rewrite if path.exists() else access.create
     return (Repair(f"{path}: default {PATTERN}", partial(write, path, with_setting(conf, "default", PATTERN))),)
+
+
+def firmware(variables: Variables, tries: int) -> Iterator[Finding]:
+    """What the firmware's variables say: who started this boot, whose word is above loader.conf, what comes after a damaged kernel."""
+    problem = variables.problem()
+    if problem is not None:
+        yield Finding(Grade.WARN, _FIRMWARE, *problem)
+        return
+    for name in _ABOVE:
+        if variables.read(name, LOADER_GUID) is not None:
+            hint = "bootctl set-default '' takes it away" if name == "LoaderEntryDefault" else "bootctl unsets it, or the next boot does"
+            yield Finding(Grade.FAIL, _FIRMWARE, f"{name} is set: what it names boots, whatever its tries", hint)
+    if not _text(variables.read("LoaderInfo", LOADER_GUID)).startswith("systemd-boot"):
+        yield Finding(Grade.WARN, _FIRMWARE, "this boot was not started by systemd-boot", "efibootmgr shows what the firmware starts first")
+        return
+    number, order = _loader(variables)
+    if number is None:
+        yield Finding(Grade.WARN, _FIRMWARE, "the firmware does not say which entry started systemd-boot", "is there a newer one?")
+        return
+    name = efiboot.option_name(number)
+    if order[:1] != (number,):
+        yield Finding(Grade.WARN, _FIRMWARE, f"{name} started systemd-boot and is not first in BootOrder", _FIX)
+    elif order[: tries + 1] != (number,) * (tries + 1):
+        text = f"after a kernel that is damaged systemd-boot returns to the firmware, and BootOrder has it {_leading(order)} times in a row"
+        yield Finding(Grade.WARN, _FIRMWARE, f"{text} instead of {tries + 1}", f"a watchdog ends that too, or: {_FIX}")
+    else:
+        yield Finding(Grade.OK, _FIRMWARE, f"BootOrder has systemd-boot ({name}) {_leading(order)} times in a row")
+
+
+def firmware_repairs(variables: Variables, tries: int) -> tuple[Repair, ...]:
+    """BootOrder with systemd-boot tries + 1 times at its front: once for each try of a damaged kernel, once for the other slot."""
+    if variables.problem() is not None or not _text(variables.read("LoaderInfo", LOADER_GUID)).startswith("systemd-boot"):
+        return ()
+    number, order = _loader(variables)
+    if number is None or order[: tries + 1] == (number,) * (tries + 1):
+        return ()
+    wanted = (*((number,) * (tries + 1)), *(other for other in order if other != number))
+    text = f"BootOrder: {','.join(f'{other:04X}' for other in wanted)}"
+    return (Repair(text, partial(variables.write, "BootOrder", efiboot.encode_order(wanted))),)
+
+
+def _loader(variables: Variables) -> tuple[int | None, tuple[int, ...]]:
+    """Number of the entry that started this boot, and BootOrder."""
+    current, order = variables.read("BootCurrent"), variables.read("BootOrder")
+    found = efiboot.decode_order(current.data) if current is not None else None
+    return (found[0] if found else None), (efiboot.decode_order(order.data) or () if order is not None else ())
+
+
+def _leading(order: tuple[int, ...]) -> int:
+    return next((at for at, number in enumerate(order) if number != order[0]), len(order))
+
+
+def _text(variable: Variable | None) -> str:
+    return "" if variable is None else variable.data.decode("utf-16-le", "replace").partition("\0")[0]
 
 
 def default_problem(conf: bytes) -> str:

@@ -23,16 +23,20 @@ The floor's mirror is a comment in the entries; where no entry is written anyway
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from abupdate.bootloaders.espfiles import LINUX, EspFiles
 from abupdate.errors import ConfigError, Failed, StoreUnreadable
 from abupdate.formats.bootentry import FIRST_KEY, MAX_BYTES, NO_KEY, SECTOR_BYTES, Entry, EntryName, decode, encode, is_whole, parse_name
 from abupdate.model import BootState, BootTraits, Finding, Repair, TrialPolicy
 from abupdate.ports import Bootloader
+
+if TYPE_CHECKING:
+    from abupdate.bootloaders.efivars import Variables
 
 _TRAITS = BootTraits(max_tries=99, counts_confirmed=False, falls_through=True, armed_in_store=True, keeps_verity=True)
 _PROBE = "loader/abupdate.probe"
@@ -59,9 +63,16 @@ class SystemdBootStore(Bootloader):
         images: Mapping[str, Mapping[str, Path]],
         cmdline: Mapping[str, str],
         *,
+        tries: int = 3,
         files: EspFiles = LINUX,
+        variables: Callable[[], Variables] | None = None,
     ) -> None:
-        """esp: where it is mounted. images: of each slot, `kernel` with or without `initrd`, or `uki`. cmdline: each slot's arguments."""
+        """esp: where it is mounted. images: of each slot, `kernel` with or without `initrd`, or `uki`. cmdline: each slot's arguments.
+
+        tries: of a trial, as configured. variables: opens the firmware's, for `doctor` alone.
+        """
+        self._tries = tries
+        self._variables = variables
         self._esp = esp
         self._slots = slots
         self._files = files
@@ -155,17 +166,18 @@ class SystemdBootStore(Bootloader):
         if not same:
             raise ConfigError(f"the ESP at {self._esp} does not keep what is written", "is its medium write-protected?")
 
-    def inspect(self) -> Iterable[Finding]:
+    def inspect(self) -> Iterator[Finding]:
         """See ports.Bootloader."""
-        from abupdate.bootloaders.sdbootdoctor import inspect
+        from abupdate.bootloaders.sdbootdoctor import firmware, inspect
 
-        return inspect(self._esp, self._plain, self.load(), self._files)
+        yield from inspect(self._esp, self._plain, self.load(), self._files)
+        yield from firmware(self._firmware(), self._tries)
 
     def repairs(self) -> tuple[Repair, ...]:
         """See ports.Bootloader."""
-        from abupdate.bootloaders.sdbootdoctor import repairs
+        from abupdate.bootloaders.sdbootdoctor import firmware_repairs, repairs
 
-        return repairs(self._esp, self._files)
+        return (*repairs(self._esp, self._files), *firmware_repairs(self._firmware(), self._tries))
 
     def load(self) -> tuple[EntryFile, ...]:
         """The files of ours. Raises ConfigError where the folder is not there."""
@@ -245,6 +257,13 @@ class SystemdBootStore(Bootloader):
         if spare not in state.order and not any(one.name == EntryName(spare) for one in files):
             off = replace(self._plain[spare], on=False, floor=state.floor)
             self._files.create(self._entries / EntryName(spare).file, encode(off))
+
+    def _firmware(self) -> Variables:
+        if self._variables is not None:
+            return self._variables()
+        from abupdate.bootloaders.efivars import EfiVars
+
+        return EfiVars()
 
     def _check(self, state: BootState) -> None:
         if not state.order:
