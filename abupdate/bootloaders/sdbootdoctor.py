@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ _FIX = "`abupdate doctor --fix` puts it there"
 LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _ABOVE = ("LoaderEntryDefault", "LoaderEntryOneShot", "LoaderEntrySysFail")
 PATTERN = "slot-*"
+# Of a folder, in 512 bytes.
+_SECTOR_ENTRIES = 16
 # Where a second folder of entries may be (XBOOTLDR): systemd-boot reads both.
 _OTHER_BOOT = Path("/boot")
 # Where systemd-boot itself lies: by its own name, or as what firmware starts when nothing else is said.
@@ -54,6 +56,21 @@ def inspect(
         for one in mine:
             yield from _entry(esp, entry, one)
     yield from _strangers(esp, tuple(plain), other_boot)
+    used = sector_entries(path.name for path in _in(esp / "loader" / "entries"))
+    if used > _SECTOR_ENTRIES:
+        text = f"the names in {esp}/loader/entries take {used} entries of the folder, more than the {_SECTOR_ENTRIES} of its first sector"
+        hint = "take entries away that nobody boots: a power cut while systemd-boot counts could leave a trial two names"
+        yield Finding(Grade.WARN, TOPIC, text, hint)
+
+
+def sector_entries(names: Iterable[str]) -> int:
+    """Entries (32 bytes) of a FAT folder that these names take with `.`, `..` and the longest name that a counter may need beside them.
+
+    A long name takes one for each 13 characters, and one for the short name.
+    """
+    names = tuple(names)
+    longest = max((len(name) for name in names if "+" in name), default=len("slot-B+3.conf")) + 2
+    return 2 + sum(-(-len(name) // 13) + 1 for name in names) + -(-longest // 13) + 1
 
 
 def repairs(esp: Path, access: EspFiles) -> tuple[Repair, ...]:

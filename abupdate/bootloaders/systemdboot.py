@@ -13,9 +13,12 @@ What decides is always ONE sector, written in place and flushed, of a file that 
     steady switch         the sort-key in the other slot's entry goes below the running one's
 
 The good entry of the other slot is never touched by any of it. A cut before the sector leaves the state before, a cut after it the state
-after; a counted entry that is left beside a good one of the same slot means nothing, and the next commit removes it. systemd-boot's own
-renaming may be cut too: of two counted names the one with fewer boots left counts, and with neither the slot is out, as after a fallback.
-An entry without content or without a kernel is none, for systemd-boot and for us.
+after; a counted entry that is left beside a good one of the same slot means nothing, and the next commit removes it. An entry without
+content or without a kernel is none, for systemd-boot and for us.
+
+systemd-boot's own renaming is as atomic as the disk while the names lie in the first sector of their folder (`doctor` counts). If it is
+torn all the same: with no name left the slot is out, as after a fallback. Of two names the one with fewer boots left counts here; but
+systemd-boot, which cannot rename to a name that is there, does not count any more then: the service's own count ends such a trial.
 
 The floor's mirror is a comment in the entries; where no entry is written anyway, in that of the slot that boots last, or not at all.
 """

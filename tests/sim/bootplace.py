@@ -55,11 +55,6 @@ class BootPlace(ABC):
         return TrialPolicy(3, 10, 120)
 
     @property
-    def most_trials(self) -> int:
-        """Boots on trial that there may be in a row, cuts in the boot side's own writes included."""
-        return self.policy.tries
-
-    @property
     def single(self) -> bool:
         """A cut may lose it: what `allow_single_env` accepts."""
         return False

@@ -88,8 +88,8 @@ class Judge:
                 return f"slot {slot} boots and is not whole"
             if not on_trial and (slot, content.version) not in allowed:
                 return f"slot {slot} boots for good and was never confirmed"
-        if found.trials > store.most_trials:
-            return f"more than {store.most_trials} tries"
+        if found.trials > store.policy.tries:
+            return f"more than {store.policy.tries} tries"
         return "dark" if found.dark else ""
 
     def _floor_shown(self, parts: tuple[Part, ...]) -> int:

@@ -25,7 +25,7 @@ BY_HAND = b"title My board\nlinux /abu/A/vmlinuz\ninitrd /abu/A/initrd\noptions 
 
 @dataclass(frozen=True)
 class SdBootRom:
-    """`BootRom` of systemd-boot. Its renaming is not atomic, and nothing is flushed before the kernel runs."""
+    """`BootRom` of systemd-boot. Its renaming is as atomic as the disk while all names lie in one sector of the folder; else `torn`."""
 
     def power_up(self, store: Part, loads: frozenset[str]) -> Started:
         """See BootRom."""
@@ -41,17 +41,24 @@ def _power_up(part: Part, loads: frozenset[str]) -> Started:
     rest = {name: data for name, data in part.content.items() if name != done.file}
     data = part.content[done.file]
     after = Fat.of({**rest, done.renamed: data}, freed=part.freed)
-    torn = ({**rest, done.file: data, done.renamed: data}, {**rest, done.file: data, done.renamed: b""})
-    return Started(done.slot, done.trial, done.passed, after, tuple(Fat.of(files, freed=part.freed) for files in torn))
+    return Started(done.slot, done.trial, done.passed, after)
 
 
-def vanished(part: Part, name: str) -> tuple[Fat, ...]:
-    """The other ends of a renaming that is cut: no name at all, and a new one that has no content yet. The trial is over then, which
-    no operation can help, so these are not among the moments of a start: test_sdboot.py holds the device to what comes after.
-    """
+def torn(part: Part) -> dict[str, Fat]:
+    """What a cut in the renaming of the trial's entry leaves where the names do not lie in one sector of their folder."""
     assert isinstance(part, Fat)
-    rest = {other: data for other, data in part.content.items() if other != name}
-    return Fat.of(rest, freed=part.freed), Fat.of({**rest, name: b""}, freed=part.freed)
+    files = part.content
+    done = boot(files, {f"/abu/{slot}/vmlinuz" for slot in SLOTS})
+    assert done.file is not None
+    assert done.renamed is not None
+    rest = {name: data for name, data in files.items() if name != done.file}
+    ways = {
+        "both names": {**files, done.renamed: files[done.file]},
+        "both, the new one empty": {**files, done.renamed: b""},
+        "the new name, empty": {**rest, done.renamed: b""},
+        "neither name": rest,
+    }
+    return {name: Fat.of(content, freed=part.freed) for name, content in ways.items()}
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,6 @@ class SdBootPlace(BootPlace):
     def policy(self) -> TrialPolicy:
         """See BootPlace."""
         return TrialPolicy(3, 0, 120)
-
-    @property
-    def most_trials(self) -> int:
-        """See BootPlace: of an entry that has both its old and its new name, each is counted down."""
-        return 2 * self.policy.tries
 
     @property
     def rom(self) -> BootRom:

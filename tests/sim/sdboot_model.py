@@ -55,7 +55,9 @@ def boot(files: Mapping[str, bytes], kernels: Container[str], default: str = "sl
         if not fnmatchcase(name.lower(), default):
             continue
         renamed = name
-        if counter and int(counter[2]) > 0:
-            renamed = f"{counter[1]}+{int(counter[2]) - 1}-{int(counter[3] or 0) + 1}.conf"
+        if counter:
+            renamed = f"{counter[1]}+{max(int(counter[2]) - 1, 0)}-{int(counter[3] or 0) + 1}.conf"
+        if renamed in files:
+            renamed = name  # a renaming that fails stops nothing: the boot is not counted
         return SdBoot(name, renamed, slot, given.get("abupdate.trial") == "1", tuple(passed))
     return SdBoot(None, None, None, False, tuple(passed))

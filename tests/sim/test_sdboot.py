@@ -13,13 +13,14 @@ from abupdate.bootloaders import systemdboot
 from abupdate.bootloaders.systemdboot import EntryFile, SystemdBootStore
 from abupdate.formats.bootentry import Entry, encode
 from abupdate.model import BootState, Phase, SlotState
+from abupdate.operations.board import observe, perform
 from tests.sim import journal, judge
 from tests.sim.device import V2, Device, durable, new_device, power_up, reboot
 from tests.sim.explore import Limits, explore
 from tests.sim.fat import Fat, FatDisk
 from tests.sim.judge import Violation
 from tests.sim.scenarios import scenarios
-from tests.sim.sdboot import CMDLINE, SDBOOT, SdBootPlace, SdBootRom, vanished
+from tests.sim.sdboot import CMDLINE, SDBOOT, SdBootPlace, SdBootRom, torn
 from tests.sim.sdboot_model import boot
 
 FEW = Limits(depth=1, most=8, samples=0)
@@ -34,30 +35,46 @@ def armed(tmp_path: Path) -> Device:
     return device
 
 
-@pytest.mark.parametrize("way", [0, 1])
+@pytest.mark.parametrize("way", ["the new name, empty", "neither name"])
 @pytest.mark.parametrize("boots", [0, 1, 2])
-def test_a_trial_whose_entry_vanished_in_the_renaming_ends_on_the_good_slot(armed: Device, way: int, boots: int) -> None:
+def test_a_trial_whose_entry_vanished_in_the_renaming_ends_on_the_good_slot(armed: Device, way: str, boots: int) -> None:
     device = armed
     for _ in range(boots):
         device = reboot(device)
         assert device.boot.slot == "B"
     parts = durable(device.machine.parts)
-    esp = parts[0]
-    assert isinstance(esp, Fat)
-    name = next(name for name, _ in esp.kept if "+" in name)
-    device = power_up((vanished(parts[0], name)[way], *parts[1:]), SDBOOT, device.folder)
+    device = power_up((torn(parts[0])[way], *parts[1:]), SDBOOT, device.folder)
     assert device.boot.slot == "A"
     device.service()
-    facts = device.facts()
-    assert facts.record is not None
-    assert facts.record.attempt is not None
-    assert facts.record.attempt.phase is Phase.REVERTED
-    assert machine.slot_states(facts) == {"A": SlotState.CONFIRMED, "B": SlotState.BAD}
+    assert reverted(device)
     device.flash(V2)
     device = reboot(device)
     device.service()
     device.confirm()
     assert reboot(device).boot.slot == "B"
+
+
+@pytest.mark.parametrize("way", ["both names", "both, the new one empty"])
+def test_a_trial_that_is_not_counted_any_more_is_ended_by_the_services_own_count(armed: Device, way: str) -> None:
+    parts = durable(armed.machine.parts)
+    device = power_up((torn(parts[0])[way], *parts[1:]), SDBOOT, armed.folder)
+    for _ in range(SDBOOT.policy.tries):
+        assert device.boot.slot == "B"
+        device.service()
+        assert not machine.tried_out(device.facts())
+        device = reboot(device, reset="watchdog")
+    # What the service does at its start, before it goes back.
+    board = device.board(tolerant=True)
+    perform(board, machine.decide(observe(board), machine.Start()))
+    assert device.boot.slot == "B"
+    assert machine.tried_out(device.facts())
+
+
+def reverted(device: Device) -> bool:
+    facts = device.facts()
+    last = facts.record.attempt if facts.record is not None else None
+    states = machine.slot_states(facts)
+    return last is not None and last.phase is Phase.REVERTED and states == {"A": SlotState.CONFIRMED, "B": SlotState.BAD}
 
 
 def test_a_factory_whose_entry_abupdate_wrote_goes_the_same_way(tmp_path: Path) -> None:
@@ -121,8 +138,9 @@ KERNELS = ("/abu/A/vmlinuz", "/abu/B/vmlinuz")
         ({"slot-A.conf": A, "slot-B+0-3.conf": B}, KERNELS, "A", "slot-A.conf"),
         ({"slot-A.conf": A, "slot-B+3.conf": B}, KERNELS[:1], "A", "slot-A.conf"),
         ({"slot-A.conf": A, "slot-B+3.conf": b""}, KERNELS, "A", "slot-A.conf"),
-        ({"slot-B+0-3.conf": B}, KERNELS, "B", "slot-B+0-3.conf"),
-        ({"other.conf": A, "slot-B+0-3.conf": B}, KERNELS, "B", "slot-B+0-3.conf"),
+        ({"slot-B+0-3.conf": B}, KERNELS, "B", "slot-B+0-4.conf"),
+        ({"other.conf": A, "slot-B+0.conf": B}, KERNELS, "B", "slot-B+0-1.conf"),
+        ({"slot-B+1.conf": B, "slot-B+0-1.conf": B}, KERNELS, "B", "slot-B+1.conf"),
     ],
 )
 def test_the_boot_loaders_choice(files: dict[str, bytes], kernels: tuple[str, ...], starts: str, renamed: str) -> None:

@@ -40,6 +40,9 @@ class Firmware:
     def names(self, guid: str = GLOBAL_GUID) -> tuple[str, ...]:
         return tuple(sorted(name for name, owner in self.kept if owner == guid))
 
+    def free_bytes(self) -> int | None:
+        return None
+
     def problem(self) -> tuple[str, str] | None:
         return self.fault
 
@@ -199,6 +202,18 @@ def test_without_variables_that_alone_is_said(esp: Path) -> None:
     (found,) = bad(list(store_on(esp, Firmware(fault=("no variables", "mount them"))).inspect()))
     assert (found.grade, found.text, found.hint) == (Grade.WARN, "no variables", "mount them")
     assert store_on(esp, Firmware(fault=("no variables", "mount them"))).repairs() == ()
+
+
+def test_a_folder_whose_names_take_more_than_a_sector_is_named(esp: Path, firmware: Firmware) -> None:
+    for number in range(4):
+        assert bad(list(store_on(esp, firmware).inspect())) == [] or number == 3
+        if number < 2:
+            (esp / f"loader/entries/debian{number}.conf").write_text("linux /vmlinuz\n")
+        else:
+            (esp / f"loader/entries/0123456789abcdef0123456789abcdef-6.1.0-{number}-amd64.conf").write_text("linux /vmlinuz\n")
+            break
+    (found,) = bad(list(store_on(esp, firmware).inspect()))
+    assert "first sector" in found.text
 
 
 def test_a_setting_that_is_changed_is_read_back() -> None:
