@@ -20,7 +20,7 @@ from abupdate.formats.peerhealth import PeerHealth
 from abupdate.formats.ubootenv import Environment, Scheme
 from abupdate.model import Attempt, Manifest, Phase, Recipient, Record, Sealing, SlotRecord, SlotState
 from tests.formats import fleetgolden, sitefiles
-from tests.fuzz import boardtargets, efitarget, linetarget
+from tests.fuzz import boardtargets, efitarget, grubtarget, linetarget
 from tests.hostile import specimen
 from tests.workstation import CONFIG
 
@@ -101,6 +101,7 @@ def seeds() -> dict[str, list[bytes]]:
         "bootstate": [text.encode() for text in _VARIABLES],
         "dialects": [text.encode() for text in boardtargets.VARIABLES],
         "foreign": [text.encode() for text in boardtargets.CONFIGURATIONS],
+        "grubenv": [text.encode() for text in grubtarget.SEEDS],
         "autoboot": [text.encode() for text in _AUTOBOOT],
         "bootentry": [
             bootentry.encode(

@@ -49,7 +49,7 @@ from abupdate.formats.sealing import OVERHEAD_BYTES
 from abupdate.formats.ubootenv import Scheme
 from abupdate.health.results import last_line
 from abupdate.model import Chunk, Codec, Image, ImageKind
-from tests.fuzz import boardtargets, efitarget, fleettargets, linetarget, shapes
+from tests.fuzz import boardtargets, efitarget, fleettargets, grubtarget, linetarget, shapes
 from tests.fuzz.shapes import Mutation
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -592,6 +592,7 @@ TARGETS: Mapping[str, Target] = {
     "bootstate": Target(run_bootstate, mutate_variables, 256 * KIB, 200),
     "dialects": Target(boardtargets.run_dialects, mutate_variables, 256 * KIB, 200),
     "foreign": Target(boardtargets.run_foreign, shapes.mutate_lines, MIB, 400),
+    "grubenv": Target(grubtarget.run_grubenv, shapes.mutate_lines, 512 * KIB, 200),
     "autoboot": Target(run_autoboot, shapes.mutate_lines, 256 * KIB, 200),
     "bootentry": Target(run_bootentry, shapes.mutate_lines, 512 * KIB, 200),
     "bootanswer": Target(run_bootanswer, shapes.mutate_lines, 512 * KIB, 400),
