@@ -99,7 +99,7 @@ def test_a_floor_that_has_no_room_is_left_out(path: Path) -> None:
     store.check_room(full)
     store.commit(full)
     assert store.read().floor == full.floor
-    fuller = replace(full, verity={"A": "5a" * 70, "B": "5b" * 67})
+    fuller = replace(full, verity={"A": "5a" * 77, "B": "5b" * 77})
     store.check_room(fuller)
     store.commit(fuller)
     assert store.read() == replace(fuller, floor=None)
@@ -306,14 +306,11 @@ def test_doctor_refuses_a_journal_of_data_and_a_read_only_mount(place: Place) ->
 
 
 def test_doctor_finds_a_hole(place: Place) -> None:
-    data = place.path.read_bytes()
-
     class Hollow(type(place.path)):  # type: ignore[misc]
         def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
             found = super().stat(follow_symlinks=follow_symlinks)
             return os.stat_result((*found[:10],), {"st_blocks": 0})
 
-    assert place.path.read_bytes() == data
     place.path = Hollow(place.path)
     assert "has a hole" in place.bad()
 
