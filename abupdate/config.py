@@ -341,7 +341,8 @@ def _value(value: object, kind: type, bounds: object, name: str, base: Path) -> 
         raise ConfigError(f"{name} is out of range", f"{bounds[0]} to {bounds[1]}")
     if isinstance(value, str) and isinstance(bounds, tuple):
         if bounds and isinstance(bounds[0], str) and value not in bounds:
-            raise ConfigError(f'{name} = "{value[:60]}" is not known', f"one of {', '.join(bounds)}")
+            known = ", ".join(word or '""' for word in bounds)
+            raise ConfigError(f'{name} = "{value[:60]}" is not known', f"one of {known}")
         if bounds and isinstance(bounds[0], int) and not bounds[0] <= len(value) <= bounds[1]:
             raise ConfigError(f"{name} has {len(value)} characters", f"{bounds[0]} to {bounds[1]}")
     return value
