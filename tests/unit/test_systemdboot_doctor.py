@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from abupdate import wiring
 from abupdate.bootloaders.efivars import GLOBAL_GUID, KEPT, Variable
 from abupdate.bootloaders.sdbootdoctor import LOADER_GUID, default_problem
 from abupdate.bootloaders.systemdboot import SystemdBootStore
+from abupdate.config import load
 from abupdate.formats.bootentry import encode, setting, with_setting
 from abupdate.formats.efiboot import decode_order, encode_order
 from abupdate.model import BootState, Finding, Grade, TrialPolicy
+from tests.workstation import ROOT
 
 SLOTS = ("A", "B")
 CMDLINE = {"A": "root=/dev/a ro", "B": "root=/dev/b ro"}
@@ -219,3 +222,13 @@ def test_a_folder_whose_names_take_more_than_a_sector_is_named(esp: Path, firmwa
 def test_a_setting_that_is_changed_is_read_back() -> None:
     conf = with_setting(b"timeout 3\ndefault x\n", "default", "slot-*")
     assert (setting(conf, "default"), setting(conf, "timeout"), setting(conf, "editor")) == ("slot-*", "3", "")
+
+
+def test_the_configuration_and_loader_conf_of_the_porting_guide_are_valid() -> None:
+    hooks = ROOT / "bootloader-hooks/systemd-boot"
+    settings = load(hooks / "config.toml")
+    store, tears = wiring.bootloader(settings)
+    assert isinstance(store, SystemdBootStore)
+    assert tears == ""
+    wiring.check_traits(settings, store.traits)
+    assert default_problem((hooks / "loader.conf").read_bytes()) == ""
