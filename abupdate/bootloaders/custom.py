@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from abupdate.errors import ConfigError, Failed, StoreUnreadable
+from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
 from abupdate.formats.bootanswer import MAX_BYTES, BootAnswer, encode_request, parse_answer
 from abupdate.model import BootState, BootTraits, Finding, Grade
 from abupdate.ports import Bootloader
@@ -30,6 +30,7 @@ _GET, _SET = "get-state", "set-state"
 _NEVER = 2
 _TAIL_BYTES = 4096
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
+_SILENT = BootAnswer(BootTraits(255, counts_confirmed=True, falls_through=True, armed_in_store=True, keeps_verity=True), None)
 _HINT = "see bootloader-hooks/README.md, custom; try it by hand as root"
 
 
@@ -55,10 +56,11 @@ class CustomStore(Bootloader):
         self._slots = slots
         self._patience_s = patience_s
         self._known: BootAnswer | None = None
+        self._asked = False
 
     @property
     def traits(self) -> BootTraits:
-        """What `get-state` says that this board can do. Raises ConfigError, Failed."""
+        """What `get-state` says that this board can do; anything, while it does not answer."""
         return self._about().traits
 
     @property
@@ -78,7 +80,7 @@ class CustomStore(Bootloader):
 
     def places(self) -> tuple[tuple[Path, int, int], ...]:
         """See ports.Bootloader."""
-        return self._about().places
+        return (self._known or self._ask()).places
 
     def read(self) -> BootState:
         """See ports.Bootloader. Raises Failed too, where `get-state` fails."""
@@ -116,10 +118,17 @@ class CustomStore(Bootloader):
         return tuple(found)
 
     def _about(self) -> BootAnswer:
-        """The last answer, or a first one: what a board can do does not change."""
-        return self._known or self._ask()
+        """The last answer, or a first one: what a board can do does not change.
+
+        Where the first one fails, `read` says so in a moment; the service must get that far, to watch a trial that nobody can confirm.
+        """
+        if not self._asked:
+            with suppress(AbupdateError):
+                self._ask()
+        return self._known or _SILENT
 
     def _ask(self) -> BootAnswer:
+        self._asked = True
         done = self._run(_GET, b"")
         path = self._folder / _GET
         if done.code:

@@ -8,6 +8,9 @@ import pytest
 
 from abupdate.bootloaders import tryboot
 from abupdate.bootloaders.piplatform import LinuxPi
+from abupdate.cli import service
+from abupdate.operations.board import Board
+from abupdate.operations.service import Hardware
 from tests.contract.custom import MEDIUM_BYTES, boots, install, sector
 from tests.unit.test_tryboot_store import Pi
 from tests.workstation import Result, Workstation
@@ -160,6 +163,41 @@ def test_a_program_that_others_can_write_is_refused(workstation: Workstation, me
     data = medium.read_bytes()
     refused(workstation, "others can write it", "chmod go-w")
     assert medium.read_bytes() == data
+
+
+def test_a_trial_whose_store_does_not_answer_is_watched_all_the_same(
+    workstation: Workstation, medium: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service comes up; what it does about a store that does not answer is its own business, and tested there."""
+    workstation.ok("flash", workstation.kit["v1"])
+    workstation.reboot("B")
+    (workstation.folder / "boot/get-state").write_text("#!/bin/sh\nexit 1\n")
+    assert served(workstation, monkeypatch) == [False]
+    assert medium.exists()
+
+
+def test_the_service_takes_the_firmwares_word_for_a_trial(workstation: Workstation, pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel argument says so on a Raspberry Pi."""
+    pi.says(3, tryboot=1)
+    assert served(workstation, monkeypatch) == [True]
+    pi.says(3, tryboot=0)
+    assert served(workstation, monkeypatch) == [False]
+
+
+def served(workstation: Workstation, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """`abupdate service --trial` up to the service itself: whether it was told that this boot is a trial."""
+    told: list[bool] = []
+
+    class Told:
+        def __init__(self, board: Board, watch: object, hardware: Hardware, *rest: object, trial_only: bool) -> None:
+            told.append(hardware.hinted)
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(service, "Service", Told)
+    workstation.ok("service", "--trial")
+    return told
 
 
 def test_no_image_lies_on_a_boards_store(workstation: Workstation, medium: Path) -> None:

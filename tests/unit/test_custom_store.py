@@ -304,6 +304,20 @@ def test_doctor_says_that_it_answers_and_what_is_missing(programs: Programs) -> 
     assert "set-state" in error_of(lambda: list(programs.store().inspect())).message
 
 
+@pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "exec sleep 100"])
+def test_a_program_that_fails_keeps_the_service_from_nothing_but_the_state(programs: Programs, script: str, tmp_path: Path) -> None:
+    programs.write("get-state", f"echo >>{tmp_path}/asked; {script}")
+    store = programs.store(0.5)
+    assert store.traits.max_tries >= 3
+    assert store.tears == store.irreplaceable == ""
+    assert (tmp_path / "asked").read_text() == "\n", "asked once"
+    for call in (store.read, store.places):
+        error_of(call, AbupdateError)
+    programs.answers({**ANSWER, "tears": "one copy"})
+    assert store.read().order == ("A",)
+    assert store.tears == "one copy"
+
+
 # -- the example
 
 
