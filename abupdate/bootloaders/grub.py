@@ -7,7 +7,7 @@ leaves the old boot state, and theirs twice. GRUB's own writes change two digits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from abupdate.bootloaders import grubvars
@@ -38,6 +38,7 @@ class GrubStore(Bootloader):
         lock: Callable[[int, float], None] | None = None,
         mountinfo: Path = Path("/proc/self/mountinfo"),
         sysfs: Path = Path("/sys/dev/block"),
+        root: Path = Path("/"),
     ) -> None:
         if dialect not in ("", "rauc"):
             raise ConfigError(f"[bootloader] dialect {dialect!r} is none of GRUB's", 'leave it out, or dialect = "rauc"')
@@ -50,7 +51,7 @@ class GrubStore(Bootloader):
         self._slots = slots
         self._rauc = dialect == "rauc"
         self._file = GrubenvFile(path, calls, lock)
-        self._mountinfo, self._sysfs = mountinfo, sysfs
+        self._mountinfo, self._sysfs, self._root = mountinfo, sysfs, root
 
     @property
     def traits(self) -> BootTraits:
@@ -95,11 +96,14 @@ class GrubStore(Bootloader):
 
         self._file.update(wanted)
 
-    def inspect(self) -> Iterable[Finding]:
+    def inspect(self) -> Iterator[Finding]:
         """See ports.Bootloader."""
+        from abupdate.bootloaders.bootargs import kernel_arguments
         from abupdate.bootloaders.grubdoctor import inspect
 
-        return inspect(self._path, rauc=self._rauc, mountinfo=self._mountinfo, sysfs=self._sysfs)
+        yield from inspect(self._path, rauc=self._rauc, mountinfo=self._mountinfo, sysfs=self._sysfs)
+        if self._rauc:
+            yield from kernel_arguments(self._root, "RAUC's boot script")
 
     def _state(self, block: Block) -> BootState:
         return grubvars.rauc_state_of(block, self._slots) if self._rauc else grubvars.state_of(block, self._slots)

@@ -27,7 +27,7 @@ class Grub(Subject):
         (folder / "grub.cfg").write_bytes(HOOK.read_bytes())
 
     def store(self) -> Bootloader:
-        return GrubStore(self._file, SLOTS, self.dialect)
+        return GrubStore(self._file, SLOTS, self.dialect, root=self.folder)
 
     def set(self, **values: str) -> None:
         """By the tool."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -292,3 +293,33 @@ def test_full_block_in_which_the_counter_is_missing_starts_no_trial(bench: Bench
     boot = board.boot()
     assert (boot.args["abupdate.slot"], boot.args.get("abupdate.unsaved")) == ("A", "1")
     assert board.env() == {**env, "A_LEFT": "09"}
+
+
+@pytest.mark.slow
+def test_raucs_script_and_the_dialect_mean_the_same(tmp_path: Path) -> None:
+    board = Bench(tmp_path, hook=Path(__file__).with_name("rauc_grub.cfg")).board()
+    board.set({**FOREIGN, "A_OK": "1", "A_TRY": "0", "B_OK": "0", "B_TRY": "0", "ORDER": "A B"})
+    store = GrubStore(board.file, ("A", "B"), "rauc")
+
+    def boots() -> str | None:
+        board.push()
+        said = grub_hook_model.rauc_boot(board.env())
+        slot = board.boot().args.get("rauc.slot")
+        assert (slot, board.env()) == (said.slot, said.env)
+        return slot
+
+    assert boots() == "A"
+    assert store.read().left == {"A": 0, "B": 0}
+    # The service refills; an update is armed, tried once, and left.
+    store.commit(BootState(("A",), {"A": 1, "B": 0}))
+    assert boots() == "A"
+    store.commit(BootState(("B", "A"), {"A": 1, "B": 1}, "B"))
+    assert [boots(), boots()] == ["B", "A"]
+    assert (store.read().left, store.read().trial) == ({"A": 0, "B": 0}, "B")
+    # Armed anew and confirmed.
+    store.commit(BootState(("B", "A"), {"A": 1, "B": 1}, "B"))
+    assert boots() == "B"
+    store.commit(BootState(("B", "A"), {"A": 1, "B": 1}))
+    assert boots() == "B"
+    # Nobody says that a slot works: the other one, then none, and each good one has its try back.
+    assert [boots(), boots(), boots()] == ["A", None, "B"]

@@ -266,7 +266,7 @@ class Place:
 
     def findings(self, dialect: str = "") -> list[tuple[Grade, str, str]]:
         """Doctor's."""
-        store = GrubStore(self.path, SLOTS, dialect, mountinfo=self.mountinfo, sysfs=self.sysfs)
+        store = GrubStore(self.path, SLOTS, dialect, mountinfo=self.mountinfo, sysfs=self.sysfs, root=self.path.parent)
         return [(one.grade, one.text, one.hint) for one in store.inspect()]
 
     def bad(self, dialect: str = "") -> str:
@@ -339,3 +339,16 @@ def test_doctor_looks_at_the_boot_script(place: Place, script: str | None, diale
     if script is not None:
         config.write_text(HOOK.read_text() if script == "ours" else script)
     assert re.match(said, place.bad(dialect))
+
+
+def test_doctor_says_what_raucs_script_leaves_out_of_the_kernels_arguments(place: Place) -> None:
+    place.path.with_name("grub.cfg").write_text("save_env A_TRY B_TRY")
+    proc = place.path.parent / "proc"
+    (proc / "sys/kernel").mkdir(parents=True)
+    (proc / "cmdline").write_text("root=/dev/sda2 rauc.slot=A\n")
+    (proc / "sys/kernel/panic").write_text("0\n")
+    texts = [text for grade, text, _ in place.findings("rauc") if grade is not Grade.OK]
+    assert [re.search("no panic=|does not mark a trial", text) is not None for text in texts] == [True, True]
+    (proc / "cmdline").write_text("root=/dev/sda2 abupdate.slot=A\n")
+    (proc / "sys/kernel/panic").write_text("10\n")
+    assert {grade for grade, _, _ in place.findings("rauc")} == {Grade.OK}
