@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
+import struct
 import subprocess
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,3 +161,41 @@ class Esp:
             *("-drive", f"if=pflash,unit=1,format=raw,file={self.variables}"),
             *("-drive", disk, "-device", "virtio-blk-pci,drive=d0", "-serial", "stdio", "-monitor", "none", "-no-reboot"),
         ]
+
+
+# EDK2's variable store: a header of 28 bytes behind the volume's, then variables, each with a header of 60 bytes and aligned to 4.
+_STORE = bytes.fromhex("782cf3aa7b949a43a1802e144ec37792")
+_VARIABLE = struct.Struct("<HBBIQ16sIII16s")
+_START, _ADDED, _DELETED = 0x55AA, 0x3F, 0x3C
+
+
+def set_variable(store: Path, name: str, data: bytes) -> None:
+    """Replace a variable of the EFI specification in the file of a firmware that is off, as its driver does: add one, mark the old one."""
+    content = bytearray(store.read_bytes())
+    at = content.index(_STORE) + 28
+    wanted = f"{name}\0".encode("utf-16-le")
+    attributes, vendor = 7, uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c").bytes_le
+    while int.from_bytes(content[at : at + 2], "little") == _START:
+        _, state, *_, name_bytes, data_bytes, owner = _VARIABLE.unpack_from(content, at)
+        begin = at + _VARIABLE.size
+        if state == _ADDED and owner == vendor and content[begin : begin + name_bytes] == wanted:
+            content[at + 2] &= _DELETED
+        at = -(-(begin + name_bytes + data_bytes) // 4) * 4
+    fresh = _VARIABLE.pack(_START, _ADDED, 0, attributes, 0, bytes(16), 0, len(wanted), len(data), vendor) + wanted + data
+    assert content[at : at + len(fresh)] == b"\xff" * len(fresh), "no room"
+    content[at : at + len(fresh)] = fresh
+    store.write_bytes(content)
+
+
+def get_variable(store: Path, name: str) -> bytes:
+    """A variable of the EFI specification in such a file."""
+    content = store.read_bytes()
+    at = content.index(_STORE) + 28
+    found = b""
+    while int.from_bytes(content[at : at + 2], "little") == _START:
+        _, state, *_, name_bytes, data_bytes, _ = _VARIABLE.unpack_from(content, at)
+        begin = at + _VARIABLE.size
+        if state == _ADDED and content[begin : begin + name_bytes] == f"{name}\0".encode("utf-16-le"):
+            found = content[begin + name_bytes : begin + name_bytes + data_bytes]
+        at = -(-(begin + name_bytes + data_bytes) // 4) * 4
+    return found
