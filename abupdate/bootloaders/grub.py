@@ -7,6 +7,7 @@ leaves the old boot state, and theirs twice. GRUB's own writes change two digits
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from abupdate.bootloaders.grubvars import Values
 from abupdate.errors import AbupdateError, ConfigError
 from abupdate.formats import grubenv
 from abupdate.formats.grubenv import Block
-from abupdate.model import BootState, BootTraits, Finding
+from abupdate.model import BootState, BootTraits, Finding, Repair
 from abupdate.ports import Bootloader
 
 # The hook's table has 15 lines.
@@ -104,6 +105,12 @@ class GrubStore(Bootloader):
         yield from inspect(self._path, rauc=self._rauc, mountinfo=self._mountinfo, sysfs=self._sysfs)
         if self._rauc:
             yield from kernel_arguments(self._root, "RAUC's boot script")
+
+    def repairs(self) -> tuple[Repair, ...]:
+        """See ports.Bootloader: an empty block where there is none, as grub-editenv makes it."""
+        if os.path.lexists(self._path) or not self._path.parent.is_dir():
+            return ()
+        return (Repair(f"write {self._path}: an empty environment block", self._file.create),)
 
     def _state(self, block: Block) -> BootState:
         return grubvars.rauc_state_of(block, self._slots) if self._rauc else grubvars.state_of(block, self._slots)

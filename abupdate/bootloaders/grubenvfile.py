@@ -18,7 +18,7 @@ from pathlib import Path
 
 from abupdate.bootloaders.envcalls import LINUX, Calls
 from abupdate.errors import Busy, ConfigError, Failed, StoreUnreadable
-from abupdate.formats.grubenv import SIZE_BYTES, sectors
+from abupdate.formats.grubenv import EMPTY, SIZE_BYTES, sectors
 
 LOCK_WAIT_S = 10.0
 _RETRY_S = 0.005
@@ -55,6 +55,21 @@ class GrubenvFile:
             self._flush(fd)
             if self._bytes(fd) != data:
                 raise Failed(f"{self.path} reads back differently from what was written", _FAILING)
+
+    def create(self) -> None:
+        """An empty block where no file is. A cut may leave a file that is none: GRUB then does what it does without one. Raises Failed."""
+        try:
+            with self.path.open("xb") as file:
+                file.write(EMPTY)
+                file.flush()
+                os.fsync(file.fileno())
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise Failed(f"{self.path} cannot be written: {error.strerror}") from None
 
     def _put(self, fd: int, data: bytes, offset: int) -> None:
         try:

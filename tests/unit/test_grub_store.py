@@ -352,3 +352,18 @@ def test_doctor_says_what_raucs_script_leaves_out_of_the_kernels_arguments(place
     (proc / "cmdline").write_text("root=/dev/sda2 abupdate.slot=A\n")
     (proc / "sys/kernel/panic").write_text("10\n")
     assert {grade for grade, _, _ in place.findings("rauc")} == {Grade.OK}
+
+
+def test_doctor_makes_an_empty_block_where_there_is_none(place: Place) -> None:
+    store = GrubStore(place.path, SLOTS)
+    assert store.repairs() == ()
+    made = place.path.with_name("made")
+    edit(made, "create")
+    place.path.unlink()
+    (repair,) = store.repairs()
+    assert not place.path.exists()
+    repair.run()
+    assert place.path.read_bytes() == made.read_bytes()
+    assert store.read().fresh
+    with pytest.raises(Failed):
+        repair.run()
