@@ -87,11 +87,13 @@ def repairs(facts: Facts) -> tuple[Step, ...]:
     return machine.lagging(facts)
 
 
-def describe(step: Step) -> str:
-    """One line about a repair, for the person who is asked to trust it."""
+def describe(step: Step, location: str) -> str:
+    """One line about a repair, for the person who is asked to trust it. location: of the boot store."""
     match step:
         case RebuildBoot():
-            lost = "what others kept in it is lost, a bootcmd of U-Boot's own too unless /etc/u-boot-initial-env has it"
+            lost = "what others kept in it is lost"
+            if location.startswith("uboot:"):
+                lost += ", a bootcmd of U-Boot's own too unless /etc/u-boot-initial-env has it"
             return f"write the boot store anew: {_shown(step.state)}; {lost}"
         case CommitBoot():
             return f"boot store: {step.why}: {_shown(step.state)}"
@@ -125,7 +127,7 @@ def fix(board: Board, show: Callable[[str], None]) -> int:
                 break
             before = steps
             for step in steps:
-                show(describe(step))
+                show(describe(step, board.store.location))
             perform(board, steps)
             done += len(steps)
     return done
