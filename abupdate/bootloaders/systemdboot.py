@@ -11,6 +11,7 @@ What decides is always ONE sector, written in place and flushed, of a file that 
                           that one is switched off and removed
     revert, cancel        the counted one is switched off, then removed
     steady switch         the sort-key in the other slot's entry goes below the running one's
+    a good slot failed    slot-B+0.conf, without a trial's arguments: systemd-boot takes it when nothing else is there
 
 The good entry of the other slot is never touched by any of it. A cut before the sector leaves the state before, a cut after it the state
 after; a counted entry that is left beside a good one of the same slot means nothing, and the next commit removes it. An entry without
@@ -202,34 +203,41 @@ class SystemdBootStore(Bootloader):
             self._bring(files, state, slot, keys[slot])
         for one in files:
             # Two counted names of a slot that stays on trial may be one file, after a cut in systemd-boot's renaming: left alone.
-            if one.name.left is not None and one.name.slot in state.order and one.name.slot != state.trial:
+            slot = one.name.slot
+            if one.name.left is not None and slot in state.order and slot != state.trial and one.name.left != _counter(state, slot):
                 self._put_away(one)
         self._mirror(state)
 
     def _bring(self, files: tuple[EntryFile, ...], state: BootState, slot: str, key: int) -> None:
         """One slot's entry as the state has it, by one sector in the end."""
-        on_trial = slot == state.trial
         mine = {one.name.left: one for one in files if one.name.slot == slot}
-        left = state.left.get(slot, 0) if on_trial else None
+        left = _counter(state, slot)
         current, active = mine.get(left), active_file(files, slot)
         wanted = self._wanted(state, slot, key)
         if current is not None and current == active and _same(current.entry, wanted):
             return
-        if on_trial:
-            for one in mine.values():
-                if one != current:
-                    self._switch_off(one)
+        others = [one for one in mine.values() if one is not current]
+        if slot == state.trial:
+            for one in others:
+                self._switch_off(one)
         file = current.file if current is not None else EntryName(slot, left).file
         # The floor rises with the sector that decides, not before.
         off = encode(replace(wanted, on=False, floor=current.entry.floor if current is not None else None))
         if current is None:
             self._files.create(self._entries / file, off)
+        elif current == active and not is_whole(current.entry, current.data) and decode(slot, current.data[:SECTOR_BYTES]).on:
+            # Somebody else's layout: its first sector stays, and so it stays as good as it is, while the rest becomes ours.
+            self._files.rewrite(self._entries / file, current.data[:SECTOR_BYTES].ljust(SECTOR_BYTES, b"\n") + off[SECTOR_BYTES:])
         elif (
             not (current == active and is_whole(current.entry, current.data))
             and current.data[SECTOR_BYTES:] != encode(wanted)[SECTOR_BYTES:]
         ):
             self._files.rewrite(self._entries / file, off)
         self._files.patch(self._entries / file, encode(wanted)[:SECTOR_BYTES])
+        if left is not None:
+            # Until then the uncounted one counts, so that a cut leaves the state before.
+            for one in others:
+                self._switch_off(one)
 
     def _put_away(self, one: EntryFile) -> None:
         """Switched off, and gone where a counter is in its name."""
@@ -303,6 +311,12 @@ def _left(found: EntryFile | None) -> int:
     return 1 if found.name.left is None else found.name.left
 
 
+def _counter(state: BootState, slot: str) -> int | None:
+    """The counter in the name of a slot's entry. A slot that failed and stays behind the other one, as the last resort, has none left."""
+    left = state.left.get(slot, 0)
+    return left if slot == state.trial or left == 0 else None
+
+
 def _same(entry: Entry, wanted: Entry) -> bool:
     """Nothing that the state decides differs; the configuration's part is brought up to date when an entry is written anyway."""
     on_trial = (entry.trial_s is None) == (wanted.trial_s is None)
@@ -316,9 +330,13 @@ def _keys(files: tuple[EntryFile, ...], state: BootState) -> dict[str, int]:
     bound = NO_KEY
     for number, slot in enumerate(reversed(state.order)):
         active = active_file(files, slot)
-        stays = active is not None and (active.name.left is None) == (slot != state.trial)
+        stays = active is not None and (active.name.left is None) == (_counter(state, slot) is None)
         key = active.entry.key if active is not None and stays else None
-        if key is None or not (key < bound or (number == 0 and key == NO_KEY)):
+        if slot != state.trial and _counter(state, slot) == 0 and number < len(state.order) - 1:
+            # Behind all that have boots left, whatever its key.
+            keys[slot] = key or FIRST_KEY
+            continue
+        if key is None or not (key < bound or bound == key == NO_KEY):
             # Below all that are there, those that are about to go as well; of a slot that is behind, as far behind as there is.
             key = min([FIRST_KEY, *used, bound]) - 1 if number == len(state.order) - 1 else FIRST_KEY
         keys[slot] = bound = key

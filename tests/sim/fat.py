@@ -4,7 +4,7 @@
 
     made      not there; there and empty; as long as it is to be, holding zeros or what a file held that was removed before;
               half of it written; whole
-    rewritten any mixture of old and new sectors, of the old length or the new one, or empty
+    rewritten any mixture of old and new sectors, of the old length or the new one, zeros where it grows
     patched   one sector: before or after
     removed   there as before; there and empty; gone
 """
@@ -104,8 +104,9 @@ class FatDisk:
         old = self._there(path)
         self.on_event(f"rewrite {path.name}", False)
         length = min(len(old), len(data))
-        torn = [mix + rest for mix in mixes(old[:length], data[:length], SECTOR_BYTES) for rest in (old[length:], data[length:])]
-        self.pending[path.name] = _ways(*self.pending.get(path.name, (old,)), b"", *torn, last=data)
+        rests = (old[length:], data[length:], bytes(len(data) - length))
+        torn = [mix + rest for mix in mixes(old[:length], data[:length], SECTOR_BYTES) for rest in rests]
+        self.pending[path.name] = _ways(*self.pending.get(path.name, (old,)), *torn, last=data)
         self._flushed(path.name)
 
     def patch(self, path: Path, data: bytes) -> None:

@@ -86,10 +86,6 @@ class SdBootPlace(BootPlace):
             self.bootloader(disk, Path()).rebuild(BootState(("A",), {"A": 1, "B": 0}))
         return Fat.of(disk.kept)
 
-    def erased(self) -> Part:
-        """See BootPlace: what a file system check makes of an ESP, at its worst."""
-        return Fat.of({"slot-A.conf": b"", "slot-B.conf": b"\xff" * 700})
-
     def bootloader(self, running: Running, folder: Path) -> SystemdBootStore:
         """See BootPlace."""
         assert isinstance(running, FatDisk)

@@ -229,6 +229,32 @@ def test_entries_that_somebody_wrote_by_hand_are_read_and_left_alone(esp: Path, 
     assert not entry(esp, "slot-A.conf").on
 
 
+def test_a_slot_that_failed_stays_as_the_last_resort(store: SystemdBootStore, esp: Path, files: Noted) -> None:
+    store.commit(CONFIRMED_B)
+    failed = BootState(("A", "B"), {"A": 1, "B": 0}, policy=POLICY)
+    files.notes.clear()
+    store.commit(failed)
+    assert shown(store.read()) == shown(failed)
+    assert names(esp) == ["slot-A.conf", "slot-B+0.conf", "slot-B.conf"]
+    assert entry(esp, "slot-B+0.conf").trial_s is None
+    files.notes.clear()
+    store.commit(failed)
+    assert files.notes == []
+    for state in (CONFIRMED_B, failed, GOOD_A, failed, ARMED_B):
+        store.commit(state)
+        assert shown(store.read()) == shown(state)
+
+
+def test_an_entry_by_hand_becomes_ours_without_being_off_in_between(esp: Path, files: Noted) -> None:
+    (esp / "loader/entries/slot-A.conf").write_bytes(b"linux /abu/A/vmlinuz\noptions abupdate.slot=A root=/dev/a")
+    found = store_on(esp, files)
+    found.commit(CONFIRMED_B)
+    files.notes.clear()
+    found.commit(BOTH)
+    assert files.notes == ["rewrite slot-A.conf", "change slot-A.conf"]
+    assert shown(found.read()) == shown(BOTH)
+
+
 def test_new_arguments_reach_the_entry_that_is_written_next(esp: Path, files: Noted, store: SystemdBootStore) -> None:
     store.commit(BOTH)
     before = (esp / "loader/entries/slot-A.conf").read_bytes()
