@@ -48,7 +48,8 @@ ARM64 = Arch(
     triplet="aarch64-linux-gnu",
     kernel="linux-image-arm64",
     system=(*COMMON, "libubootenv-tool", "libubootenv0.1", "libyaml-0-2", *E2FSPROGS),
-    disk_modules=("virtio_mmio", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4"),
+    # The SD card first: it takes a while to be found, and nothing waits for it.
+    disk_modules=("sdhci-pci", "mmc_block", "virtio_mmio", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4"),
     spare_modules=("softdog", "virtio_net", "virtio_console"),
     wheel_platforms=("manylinux2014_aarch64", "manylinux_2_28_aarch64", "manylinux_2_34_aarch64"),
     console="ttyAMA0",

@@ -11,10 +11,12 @@
 # setenv abu_arm 'wdt dev NAME && wdt start ${abu_seconds}000' ; saveenv
 
 # ---- board: adapt this block --------------------------------------------------------------------------------------------
-abu_if=mmc                           # block interface and device, as in "load mmc 0:3"
-abu_num=0
-abu_copy0=0x4800                     # first sectors of the two copies of the environment (as U-Boot was built), to see whether
-abu_copy1=0x4c00                     # a counter is on the medium; none: saveenv is believed (environment not on this device)
+abu_if=mmc                           # block interface and device of the slots, as in "load mmc 0:3"
+abu_num=0                            # (put what it needs before that, as "usb start" or "virtio scan", in front)
+abu_env_if=mmc                       # the environment's, and first sectors of its two copies (as U-Boot was built), to see whether
+abu_env_num=0                        # a counter is on the medium; abu_copy0=none: not on a block device, saveenv is believed
+abu_copy0=0x4800
+abu_copy1=0x4c00
 abu_blocks=0x20                      # sectors, bytes of one copy; bytes without checksum and flag
 abu_size=0x4000
 abu_length=0x3ffb
@@ -133,9 +135,9 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 		fi
 		# Believed only where a copy on the medium has changed and is what was saved: worn cards take writes and forget them.
 		if test ${abu_copy0} != none; then
-			${abu_if} dev ${abu_num}
-			${abu_if} read ${abu_was0} ${abu_copy0} ${abu_blocks}
-			${abu_if} read ${abu_was1} ${abu_copy1} ${abu_blocks}
+			${abu_env_if} dev ${abu_env_num}
+			${abu_env_if} read ${abu_was0} ${abu_copy0} ${abu_blocks}
+			${abu_env_if} read ${abu_was1} ${abu_copy1} ${abu_blocks}
 		fi
 		if test ${abu_fits} = yes; then
 			if saveenv; then
@@ -143,11 +145,11 @@ for abu_slot in ${abu_order} last ${abu_order} rest A B; do
 					abu_unsaved=no
 				else
 					env export -c -s ${abu_size} ${abu_out}
-					${abu_if} read ${abu_now} ${abu_copy0} ${abu_blocks}
+					${abu_env_if} read ${abu_now} ${abu_copy0} ${abu_blocks}
 					if cmp.b ${abu_was0} ${abu_now} ${abu_size}; then true; else
 						if cmp.b ${abu_out_data} ${abu_now_data} ${abu_length}; then abu_unsaved=no; fi
 					fi
-					${abu_if} read ${abu_now} ${abu_copy1} ${abu_blocks}
+					${abu_env_if} read ${abu_now} ${abu_copy1} ${abu_blocks}
 					if cmp.b ${abu_was1} ${abu_now} ${abu_size}; then true; else
 						if cmp.b ${abu_out_data} ${abu_now_data} ${abu_length}; then abu_unsaved=no; fi
 					fi
