@@ -85,8 +85,8 @@ class EfiVars:
         with suppress(OSError):
             if not any(_NAME.fullmatch(path.name) for path in folder.iterdir()):
                 return f"{folder} is empty", f"mount -t efivarfs efivarfs {folder}"
-        if os.statvfs(folder).f_flag & os.ST_RDONLY:
-            return f"{folder} is mounted read-only", f"mount -o remount,rw {folder}"
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                return f"{folder} is mounted read-only", f"mount -o remount,rw {folder}"
         return None
 
     def free_bytes(self) -> int | None:

@@ -192,3 +192,69 @@ def test_the_real_flag_keeps_others_out_and_not_us(folder: Path) -> None:
         assert not path.exists()
     finally:
         os.close(fd)
+
+
+def test_what_cannot_be_read_listed_or_deleted_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EfiVars(folder)
+
+    def fail(*words: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(efivars, "_contents", fail)
+    with pytest.raises(Failed, match="cannot read EFI variable BootOrder: Input/output error"):
+        store.read("BootOrder")
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(Failed, match="cannot delete EFI variable BootOrder"):
+        store.delete("BootOrder")
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(Failed, match="cannot list"):
+        store.names()
+
+
+def test_a_deletion_that_changes_nothing_is_found_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "unlink", lambda path: None)
+    with pytest.raises(Failed, match="is still there"):
+        EfiVars(folder).delete("BootOrder")
+
+
+def test_a_read_only_efivarfs_is_told_with_the_command_that_changes_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.statvfs(folder)
+
+    def read_only(path: object) -> os.statvfs_result:
+        return os.statvfs_result((*whole[:8], whole.f_flag | os.ST_RDONLY, whole.f_namemax))
+
+    def refuse(path: Path, raw: bytes) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "statvfs", read_only)
+    monkeypatch.setattr(efivars, "_write_once", refuse)
+    store = EfiVars(folder)
+    assert store.problem() == (f"{folder} is mounted read-only", f"mount -o remount,rw {folder}")
+    with pytest.raises(ConfigError, match="is mounted read-only") as caught:
+        store.write("BootNext", b"\1\0")
+    assert "remount,rw" in caught.value.hint
+    # Reading goes on.
+    assert store.read("BootNext") is None
+    assert store.read("BootOrder") is not None
+
+
+def test_free_room_is_what_the_kernel_says_or_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = EfiVars(folder).free_bytes()
+    assert found is not None
+    assert found > 0
+    assert EfiVars(folder / "absent").free_bytes() is None
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255)))
+    assert EfiVars(folder).free_bytes() is None
+
+
+@pytest.mark.parametrize(("code", "known"), [(errno.ENOTTY, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)])
+def test_a_file_system_without_flags_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, known: bool) -> None:
+    def refuse(*words: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(efivars.fcntl, "ioctl", refuse)
+    if known:
+        EfiVars(folder).write("BootOrder", b"\2\0")
+    else:
+        with pytest.raises(Failed, match="cannot write EFI variable BootOrder"):
+            EfiVars(folder).write("BootOrder", b"\2\0")
