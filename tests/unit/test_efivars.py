@@ -252,7 +252,7 @@ def test_a_file_system_without_flags_has_none(folder: Path, monkeypatch: pytest.
     def refuse(*words: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(efivars.fcntl, "ioctl", refuse)
+    monkeypatch.setattr("fcntl.ioctl", refuse)
     if known:
         EfiVars(folder).write("BootOrder", b"\2\0")
     else:
