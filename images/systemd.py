@@ -19,7 +19,14 @@ CODE = TREE / "images"
 UNITS = ("abupdate-trial.service", "abupdate.service", "abupdate-confirmed.service")
 ROOTFS_BYTES = 96 * disk.MIB
 BLOCK_BYTES = 4096
-BOOT_TIMEOUT_S = 60
+# Minutes where the first device has seconds: two emulated machines on a busy host take a minute for one start of systemd.
+BOOT_TIMEOUT_S = 180
+NUMBERS = {"boot_timeout_s = 20": f"boot_timeout_s = {BOOT_TIMEOUT_S}", "window_s = 60": "window_s = 150"}
+NUMBERS |= {
+    "degraded_row_s = 10": "degraded_row_s = 60",
+    "degraded_total_s = 20": "degraded_total_s = 90",
+    "timeout_s = 10": "timeout_s = 30",
+}
 # Same for every build: a tree is compared, not kept secret.
 SALT = "ab" * 32
 IDENTITY = "0b0d1500-0000-4000-8000-0000000000ff"
@@ -93,7 +100,8 @@ def system_tree(arch: Arch, base: Path, debs: Path, kernel: Path, project: Path,
     (root / "usr/bin/abupdate").symlink_to("/usr/local/bin/abupdate")
     run(["cp", "-r", f"{CODE / 'systemd'}/.", root])
     config = root / "etc/abupdate/config.toml"
-    config.write_text(config.read_text().replace("boot_timeout_s = 20", f"boot_timeout_s = {BOOT_TIMEOUT_S}"))
+    lines = config.read_text().splitlines()
+    config.write_text("".join(f"{NUMBERS.get(line, line)}\n" for line in lines))
     (root / "etc/machine-id").write_text("")
     (root / "etc/abu-bulk").write_bytes(bulk())
     (root / "etc/hostname").write_text("abu-qemu\n")

@@ -15,6 +15,8 @@ from tests.qemu.guest import confirm, flash, settled_environment, until
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 
 TRIAL, SERVICE = "abupdate-trial.service", "abupdate.service"
+# What waits for the confirmation; the last one stands where systemd-bless-boot.service does with systemd-boot.
+BEHIND = ("abupdate-confirmed.service", "boot-complete.target", "guest-complete.service")
 
 
 @pytest.fixture
@@ -78,7 +80,9 @@ def test_an_update_is_tried_confirmed_and_handed_over(device: Device) -> None:
     assert device.check("cat /sys/class/watchdog/watchdog0/state") == "active"
     told = [entry for entry in journal(device, TRIAL) if "slot B is on trial" in entry["MESSAGE"]]
     assert [(entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) for entry in told] == [("4", "abupdate")]
-    assert active(device, "boot-complete.target") == "inactive"
+    until("the start is over but for the confirmation", lambda: device.run("/etc/abupdate/health.d/10-systemd").exit_code == 0)
+    assert [active(device, unit) for unit in BEHIND] == ["activating", "inactive", "inactive"]
+    assert device.run("systemctl is-system-running").output == "starting"
 
     confirm(device)
     until("the trial's unit hands over", lambda: active(device, TRIAL) == "inactive" and active(device, SERVICE) == "active")
@@ -86,20 +90,32 @@ def test_an_update_is_tried_confirmed_and_handed_over(device: Device) -> None:
     confirmed = settled_environment(device)
     assert (confirmed["BOOT_ORDER"], confirmed["BOOT_A_VERITY"], confirmed["BOOT_B_VERITY"]) == ("B A", factory, wanted)
     until("its service pets on", lambda: pets(device, SERVICE))
+    until("the boot is complete", lambda: [active(device, unit) for unit in BEHIND] == ["active"] * 3)
+    until("nothing is missing", lambda: device.run("systemctl is-system-running").output == "running")
     assert device.watchdog_resets == 0
 
 
 @pytest.mark.slow
-def test_an_erofs_slot_is_confirmed_by_its_health_at_the_end_of_the_window(device: Device) -> None:
-    flash(device, "v3")
+def test_a_flipped_bit_is_a_panic_when_it_is_read_and_ends_in_the_fallback(device: Device) -> None:
+    flash(device, "v2", tries=1)
+    part = "/dev/disk/by-partlabel/rootfs_b"
+    # Nothing reads this file in a boot; it does not compress, so it lies in the squashfs as it is.
+    bulk = systemd.bulk()
+    find = f"m = mmap.mmap(open('{part}').fileno(), 0, prot=mmap.PROT_READ); print(m.find(bytes.fromhex('{bulk[:32].hex()}')))"
+    where = int(device.check(f'python3 -c "import mmap; {find}"', 120))
+    assert where > 0
+    byte = bulk[40] ^ 1
+    device.check(rf"printf '\{byte:03o}' | dd of={part} bs=1 seek={where + 40} conv=notrunc,fsync")
     up = device.reboot()
-    assert (up.slot, up.version) == ("B", "3.0.0")
-    assert root_mount(device)[:2] == ["/dev/mapper/abupdate-root", "erofs"]
-    until("the window ends", lambda: active(device, SERVICE) == "active", 150)
-    assert device.status()["slots"]["B"]["state"] == "confirmed"
-    assert device.run("systemctl is-system-running").output == "running"
-    assert any("slot is confirmed" in entry["MESSAGE"] for entry in journal(device, TRIAL))
-    assert json.loads(device.run("abupdate --json verify").output)
+    assert (up.slot, up.version) == ("B", "2.0.0"), "what is damaged has not been read"
+    device.type("md5sum /etc/abu-bulk; echo abu-guest: it was read")
+    device.wait(BOOT_WORD, 60, unless="^abu-guest: it was read")
+    assert "dm-verity device corrupted" in device.console.text
+    up = device.wait_up(120)
+    assert (up.slot, up.version) == ("A", "1.0.0")
+    settled_environment(device)
+    assert device.status()["attempt"]["phase"] == "reverted"
+    assert device.check("md5sum /etc/abu-bulk")
 
 
 @pytest.mark.slow
@@ -138,36 +154,16 @@ def test_a_trial_whose_agent_dies_reboots_and_costs_a_try(device: Device) -> Non
 
 
 @pytest.mark.slow
-def test_an_agent_that_dies_on_a_confirmed_slot_is_started_again_and_reboots_nothing(device: Device) -> None:
-    boot = device.check("cat /proc/sys/kernel/random/boot_id")
-    for _ in range(3):
-        until("it runs", lambda: active(device, SERVICE) == "active")
-        device.check(f"kill -9 $(systemctl show -P MainPID {SERVICE})")
-    until("it runs again", lambda: active(device, SERVICE) == "active" and int(shown(device, SERVICE, "NRestarts")[0]) >= 3)
-    assert device.check("cat /proc/sys/kernel/random/boot_id") == boot
-
-
-@pytest.mark.slow
-def test_a_flipped_bit_is_a_panic_when_it_is_read_and_ends_in_the_fallback(device: Device) -> None:
-    flash(device, "v2", tries=1)
-    part = "/dev/disk/by-partlabel/rootfs_b"
-    # Nothing reads this file in a boot; it does not compress, so it lies in the squashfs as it is.
-    bulk = systemd.bulk()
-    find = f"m = mmap.mmap(open('{part}').fileno(), 0, prot=mmap.PROT_READ); print(m.find(bytes.fromhex('{bulk[:32].hex()}')))"
-    where = int(device.check(f'python3 -c "import mmap; {find}"', 120))
-    assert where > 0
-    byte = bulk[40] ^ 1
-    device.check(rf"printf '\{byte:03o}' | dd of={part} bs=1 seek={where + 40} conv=notrunc,fsync")
+def test_an_erofs_slot_is_confirmed_by_its_health_at_the_end_of_the_window(device: Device) -> None:
+    flash(device, "v3")
     up = device.reboot()
-    assert (up.slot, up.version) == ("B", "2.0.0"), "what is damaged has not been read"
-    device.type("md5sum /etc/abu-bulk; echo abu-guest: it was read")
-    device.wait(BOOT_WORD, 60, unless="^abu-guest: it was read")
-    assert "dm-verity device corrupted" in device.console.text
-    up = device.wait_up(120)
-    assert (up.slot, up.version) == ("A", "1.0.0")
-    settled_environment(device)
-    assert device.status()["attempt"]["phase"] == "reverted"
-    assert device.check("md5sum /etc/abu-bulk")
+    assert (up.slot, up.version) == ("B", "3.0.0")
+    assert root_mount(device)[:2] == ["/dev/mapper/abupdate-root", "erofs"]
+    until("the window ends", lambda: active(device, SERVICE) == "active", 300)
+    assert device.status()["slots"]["B"]["state"] == "confirmed"
+    assert device.run("systemctl is-system-running").output == "running"
+    assert any("slot is confirmed" in entry["MESSAGE"] for entry in journal(device, TRIAL))
+    assert json.loads(device.run("abupdate --json verify").output)
 
 
 @pytest.mark.slow
@@ -207,3 +203,13 @@ def test_systemd_s_own_watchdog_beside_ours(device: Device) -> None:
     systemd_takes("/dev/watchdog0")
     assert grades() == {"/dev/watchdog0 is held by process 1 (systemd): no trial can be guarded by it": "fail"}
     assert device.watchdog_resets == 0
+
+
+@pytest.mark.slow
+def test_an_agent_that_dies_on_a_confirmed_slot_is_started_again_and_reboots_nothing(device: Device) -> None:
+    boot = device.check("cat /proc/sys/kernel/random/boot_id")
+    for _ in range(3):
+        until("it runs", lambda: active(device, SERVICE) == "active")
+        device.check(f"kill -9 $(systemctl show -P MainPID {SERVICE})")
+    until("it runs again", lambda: active(device, SERVICE) == "active" and int(shown(device, SERVICE, "NRestarts")[0]) >= 3)
+    assert device.check("cat /proc/sys/kernel/random/boot_id") == boot
