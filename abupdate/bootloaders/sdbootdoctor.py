@@ -83,12 +83,16 @@ def repairs(esp: Path, access: EspFiles) -> tuple[Repair, ...]:
     return (Repair(f"{path}: default {PATTERN}", partial(write, path, with_setting(conf, "default", PATTERN))),)
 
 
-def firmware(variables: Variables, tries: int) -> Iterator[Finding]:
+def firmware(variables: Variables, tries: int, *, unified: bool) -> Iterator[Finding]:
     """What the firmware's variables say: who started this boot, whose word is above loader.conf, what comes after a damaged kernel."""
     problem = variables.problem()
     if problem is not None:
         yield Finding(Grade.WARN, _FIRMWARE, *problem)
         return
+    secure = variables.read("SecureBoot")
+    if unified and secure is not None and secure.data[:1] == b"\x01":
+        text = "Secure Boot is on: a unified kernel image ignores the entry's arguments then, so no slot can be on trial"
+        yield Finding(Grade.FAIL, _FIRMWARE, text, "use a signed EFI-stub kernel (image `kernel`)")
     for name in _ABOVE:
         if variables.read(name, LOADER_GUID) is not None:
             hint = "bootctl set-default '' takes it away" if name == "LoaderEntryDefault" else "bootctl unsets it, or the next boot does"

@@ -175,7 +175,7 @@ class SystemdBootStore(Bootloader):
         from abupdate.bootloaders.sdbootdoctor import firmware, inspect
 
         yield from inspect(self._esp, self._plain, self.load(), self._files)
-        yield from firmware(self._firmware(), self._tries)
+        yield from firmware(self._firmware(), self._tries, unified=any(entry.unified for entry in self._plain.values()))
 
     def repairs(self) -> tuple[Repair, ...]:
         """See ports.Bootloader."""

@@ -57,6 +57,7 @@ def boot(esp: Esp, *, default: str = "slot-*", readonly: bool = False) -> Boot:
     return done
 
 
+@pytest.mark.slow
 def test_a_trial_is_counted_confirmed_and_stays(esp: Esp) -> None:
     store = store_of(esp)
     store.rebuild(GOOD_A)
@@ -87,6 +88,7 @@ def test_a_trial_is_counted_confirmed_and_stays(esp: Esp) -> None:
         assert "abupdate.trial" not in done.args
 
 
+@pytest.mark.slow
 def test_a_trial_that_nobody_confirms_ends_on_the_good_slot(esp: Esp) -> None:
     store = store_of(esp)
     store.rebuild(GOOD_A)
@@ -108,6 +110,7 @@ def test_a_missing_kernel_means_the_other_slot_in_the_same_boot_and_costs_no_try
     assert store_of(esp).read().left["B"] == 2
 
 
+@pytest.mark.slow
 def test_switched_off_and_empty_entries_are_none(esp: Esp) -> None:
     store = store_of(esp)
     store.rebuild(GOOD_A)
@@ -119,6 +122,7 @@ def test_switched_off_and_empty_entries_are_none(esp: Esp) -> None:
     assert boot(esp).slot == "A"
 
 
+@pytest.mark.slow
 def test_the_sort_key_beats_the_version(esp: Esp) -> None:
     entries = esp.folder / "loader/entries"
     for slot, key, version in (("A", 50, "9.9"), ("B", 49, "1.0")):
@@ -127,6 +131,7 @@ def test_the_sort_key_beats_the_version(esp: Esp) -> None:
     assert boot(esp).slot == "B"
 
 
+@pytest.mark.slow
 def test_a_trial_is_not_counted_where_the_name_that_it_is_to_get_is_there_already(esp: Esp) -> None:
     store = store_of(esp)
     store.rebuild(GOOD_A)
@@ -137,6 +142,7 @@ def test_a_trial_is_not_counted_where_the_name_that_it_is_to_get_is_there_alread
     assert store_of(esp).read().left["B"] == 1, "what the names in one sector of the folder and the count in the record are for"
 
 
+@pytest.mark.slow
 def test_a_write_protected_esp_boots_a_trial_that_is_not_counted(esp: Esp) -> None:
     store = store_of(esp)
     store.rebuild(GOOD_A)
@@ -144,6 +150,7 @@ def test_a_write_protected_esp_boots_a_trial_that_is_not_counted(esp: Esp) -> No
     assert [boot(esp, readonly=True).slot for _ in range(3)] == ["B", "B", "B"], "what `check_room` and the count in the record are for"
 
 
+@pytest.mark.slow
 def test_a_default_that_names_one_entry_boots_it_even_when_its_tries_are_used_up(esp: Esp) -> None:
     store = store_of(esp)
     store.rebuild(GOOD_A)

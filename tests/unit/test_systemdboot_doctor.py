@@ -194,6 +194,16 @@ def test_fix_puts_the_loader_into_the_boot_order_once_for_each_try_and_once_more
     assert store.repairs() == ()
 
 
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize("image", ["uki", "kernel"])
+def test_secure_boot_with_a_unified_kernel_image_is_refused(esp: Path, firmware: Firmware, on: bool, image: str) -> None:
+    firmware.write("SecureBoot", bytes([on]))
+    images = {slot: {image: esp / f"abu/{slot}/vmlinuz"} for slot in SLOTS}
+    store = SystemdBootStore(esp, SLOTS, images, CMDLINE, variables=lambda: firmware)
+    found = [one for one in bad(list(store.inspect())) if "Secure Boot" in one.text]
+    assert [one.grade for one in found] == [Grade.FAIL] * (on and image == "uki")
+
+
 def test_a_boot_that_systemd_boot_did_not_start_changes_nothing_in_the_boot_order(esp: Path, firmware: Firmware) -> None:
     firmware.delete("LoaderInfo", LOADER_GUID)
     firmware.write("BootOrder", encode_order([0]))
