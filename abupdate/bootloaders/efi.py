@@ -168,17 +168,23 @@ class EfiStore(Bootloader):
                 verb = "write boot entry" if seen.entry(slot) is None else "mend boot entry"
                 text = f"{verb} {wanted.description!r}: {where[1] if where else '?'} with {efiboot.decode_cmdline(wanted.data)}"
                 found.append(Repair(text, partial(self._repair, slot)))
-        first = self._first_slot()
+        first = self._first_slot(seen)
         if not ordered(seen, self._slots) and first is not None:
-            state = BootState((first,), {first: 1}, verity=state_of(seen, self._slots).verity)
-            found.append(Repair(f"put {description(first)!r} first in BootOrder", partial(self.commit, state)))
+            run: Callable[[], None] = partial(self._write_order, (first,))
+            if trial_slot(seen, self._slots) is None:
+                run = partial(self.commit, BootState((first,), {first: 1}, verity=state_of(seen, self._slots).verity))
+            found.append(Repair(f"put {description(first)!r} first in BootOrder", run))
         return tuple(found)
 
-    def _first_slot(self) -> str | None:
-        """The slot that runs, as its kernel was told; else, on a board that is being set up, the first whose files are there."""
+    def _first_slot(self, seen: Firmware) -> str | None:
+        """Of a BootOrder that is gone: a slot that the marker calls good, the running one before others; without a marker the slot that
+        runs, as its kernel was told, or, on a board that is being set up, the first whose files are there. Never one on trial."""
         said = self._said().split()
-        running = next((slot for slot in self._slots if f"abupdate.slot={slot}" in said), None)
-        return running or next((slot for slot in self._slots if not self._entries.missing(slot)), None)
+        trial = trial_slot(seen, self._slots)
+        good = self._slots if seen.marker is None else seen.marker.good
+        able = [slot for slot in self._slots if slot in good and slot != trial]
+        running = next((slot for slot in able if f"abupdate.slot={slot}" in said), None)
+        return running or next((slot for slot in able if seen.marker is not None or not self._entries.missing(slot)), None)
 
     def _repair(self, slot: str) -> None:
         seen = self._load()

@@ -471,6 +471,23 @@ def test_doctor_leaves_the_entry_of_a_trial_alone(flash: Flash, store: EfiStore)
     assert not any("not what the configuration says" in text for text in findings(store))
 
 
+def test_a_bootorder_that_is_gone_is_mended_without_confirming_anything(flash: Flash, store: EfiStore) -> None:
+    store.commit(OUT)
+    store.commit(ARMED)
+    runs(flash, B)
+    flash.delete("BootOrder")
+    (repair,) = store.repairs()
+    assert repair.text == "put 'abupdate A' first in BootOrder"
+    repair.run()
+    assert shown(store.read()) == shown(replace(ARMED, left={"A": 1, "B": 0}))
+    store.commit(CONFIRMED)
+    flash.delete("BootOrder")
+    # Both are good: the first, as nothing tells which runs.
+    (repair,) = store.repairs()
+    repair.run()
+    assert store.read().order == ("A",)
+
+
 def test_two_entries_of_one_name_are_named(flash: Flash, store: EfiStore) -> None:
     put(flash, 9, option(flash, B))
     assert any("Boot0002, Boot0009 are all called 'abupdate B'" in text for text in findings(store))
