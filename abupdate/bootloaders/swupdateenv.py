@@ -1,7 +1,8 @@
 """Boot state <-> the variables of a double copy under SWUpdate. Pure. Counter and notes: bootcounting.py.
 
     ustate        0 nothing is pending; 1 installed (2: being tested): the copy is on trial; 3 the bootloader went back. Others of
-                  SWUpdate's values (4 to 7) say nothing of what boots
+                  SWUpdate's values (4 to 7) say nothing of what boots. Many boards never take a 1 back: without a boot that is counted,
+                  and without a note of ours, it is an old one
     [copy_var]    which copy boots: [copy_values] of a slot. Both are the board's own names
 
 The bootloader counts, and beyond bootlimit its altbootcmd toggles the copy and sets ustate to 3; userspace sets it to 0 again. A
@@ -58,8 +59,9 @@ class SWUpdate:
         if first is None:
             return BootState((), dict.fromkeys(self.slots, 0), policy=TrialPolicy(1, 0), fresh=True)
         said = environment.get(USTATE)
-        state = bootcounting.state_of(environment, self.slots, first, on_trial=said in (INSTALLED, TESTING))
         noted = bootcounting.noted_order(environment, self.slots)
+        pending = said in (INSTALLED, TESTING) and (bool(noted) or bootcounting.counting(environment))
+        state = bootcounting.state_of(environment, self.slots, first, on_trial=pending)
         if said == FAILED and noted and noted[0] != first:
             return replace(state, trial=noted[0])
         return state

@@ -2,8 +2,8 @@
 # Linux reaches it (fw_printenv) and is built with CONFIG_BOOTCOUNT_LIMIT and CONFIG_BOOTCOUNT_ENV.
 # Compile: mkimage -A arm64 -T script -C none -d swupdate.cmd boot.scr
 #
-# Reads   rootfs_copy (the board's own name and values: see the block)  ustate (1, 2: on trial)  bootcount, bootlimit (decimal; U-Boot
-#         counts while upgrade_available is 1)  BOOT_TIMEOUT (78)
+# Reads   rootfs_copy (the board's own name and values: see the block)  ustate (1, 2: on trial, while upgrade_available is
+#         1: alone it may be left of an update long ago)  bootcount, bootlimit (decimal; U-Boot counts)  BOOT_TIMEOUT (78)
 # Writes  once what is missing: rootfs_copy, ustate, bootlimit, altbootcmd. Beyond bootlimit U-Boot runs altbootcmd, which has this script
 #         go back: the other copy, ustate 3, upgrade_available 0; userspace sets ustate to 0 when it has seen that
 # Kernel  abupdate.slot=A panic=10; on trial abupdate.trial=1 abupdate.boot_timeout=S watchdog.open_timeout=S, S decimal seconds;
@@ -43,15 +43,11 @@ if test "${altbootcmd:-none}" = none; then setenv altbootcmd 'setenv abu_back ye
 
 # ---- back: ordered by altbootcmd, or since this U-Boot does not count, so that nothing would ever end the trial
 abu_kind=confirmed
-if test "${ustate}" = 1 -o "${ustate}" = 2; then abu_kind=trial; fi
+if test "${upgrade_available:-0}" = 1; then if test "${ustate}" = 1 -o "${ustate}" = 2; then abu_kind=trial; fi; fi
 abu_go_back="${abu_back:-no}"
 setenv abu_back
 if test ${abu_kind} = trial -a "${bootcount:-0}" = 0; then
 	echo "abupdate: this U-Boot does not count boots, no trial"
-	abu_go_back=yes
-fi
-if test ${abu_kind} = trial -a "${upgrade_available:-0}" != 1; then
-	echo "abupdate: U-Boot counts no boots without upgrade_available=1, no trial"
 	abu_go_back=yes
 fi
 if test ${abu_go_back} = yes -a ${abu_kind} = trial; then

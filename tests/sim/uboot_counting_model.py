@@ -37,8 +37,8 @@ def boot(script: str, env: Mapping[str, str], loads: Container[str] = SLOTS) -> 
         now["bootcount"] = str(counted)
         saves.append(dict(now))
     over = 0 < int(now["bootlimit"]) < counted
-    trial = now.get("upgrade_available") == "1" if script == "mender" else now.get("ustate") in ("1", "2")
-    if trial and (over or not counted):
+    trial = now.get("upgrade_available") == "1" and (script == "mender" or now.get("ustate") in ("1", "2"))
+    if trial and over:
         first = "B" if _first(script, now) == "A" else "A"
         now |= {"upgrade_available": "0", "bootcount": "0"}
         if script == "mender":

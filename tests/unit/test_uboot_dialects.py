@@ -260,6 +260,15 @@ def test_any_other_ustate_is_no_trial(ustate: str) -> None:
     assert SWUPDATE.state_of(env(rootfs="second", ustate=ustate, BOOT_ORDER="B A")).order == ("B", "A")
 
 
+def test_ustate_that_nobody_took_back_after_an_update_long_ago_is_no_trial() -> None:
+    found = SWUPDATE.state_of(env(rootfs="second", ustate="1", bootlimit="3"))
+    assert (found.order, found.trial, found.fresh) == (("B",), None, True)
+    found = SWUPDATE.state_of(env(rootfs="second", ustate="1", bootlimit="3", upgrade_available="1", bootcount="1"))
+    assert (found.order, found.trial, found.left["B"]) == (("B", "A"), "B", 2)
+    # What abupdate armed stays a trial, whatever becomes of U-Boot's own flag.
+    assert SWUPDATE.state_of(env(rootfs="second", ustate="1", bootlimit="3", BOOT_ORDER="B A")).trial == "B"
+
+
 def test_copy_that_is_no_slots_is_refused(tmp_path: Path) -> None:
     subject = OnSWUpdate(tmp_path)
     subject.set(rootfs="third")
