@@ -31,8 +31,9 @@ _DECIMAL = re.compile(rb"[0-9]{1,9}")
 
 
 def traits(environment: Environment | None) -> BootTraits:
-    """A trial has as many boots as bootlimit says. Where no environment is valid, reading it is what fails, not the number of tries."""
-    most = _MOST if environment is None else min(limit(environment), _MOST) or _DEFAULT_LIMIT
+    """A trial has as many boots as bootlimit says. Where that is none, or no environment is valid, it is not the number of tries that is
+    wrong: reading, or arming, says what is."""
+    most = _MOST if environment is None else min(limit(environment), _MOST) or _MOST
     return BootTraits(max_tries=most, counts_confirmed=False, falls_through=False, armed_in_store=True)
 
 

@@ -326,6 +326,22 @@ def test_refill_on_a_rauc_board_never_goes_beyond_what_its_script_can_count(tmp_
     assert subject.values()["BOOT_A_LEFT"] == "9"
 
 
+def test_rauc_budget_of_nothing_is_named_and_the_floor_has_its_place(tmp_path: Path) -> None:
+    subject = Rauc(tmp_path)
+    state = BootState(SLOTS, {"A": 1, "B": 1}, policy=TrialPolicy(3, 0, 120), floor=1 << 40)
+    store_of(subject).commit(state)
+    assert store_of(subject).read() == state
+    assert any("confirmed_tries = 0" in found.text for found in store_of(subject).inspect())
+
+
+def test_missing_bootlimit_and_altbootcmd_are_named(tmp_path: Path) -> None:
+    subject = OnSWUpdate(tmp_path)
+    subject.set(bootlimit="")
+    said = [found.text for found in store_of(subject).inspect()]
+    assert any(text.startswith("bootlimit is not set") for text in said)
+    assert any(text.startswith("there is no altbootcmd") for text in said)
+
+
 # ---- configuration and doctor
 
 
