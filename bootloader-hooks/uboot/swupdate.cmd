@@ -4,6 +4,7 @@
 #
 # Reads   rootfs_copy (the board's own name and values: see the block)  ustate (1, 2: on trial, while upgrade_available is
 #         1: alone it may be left of an update long ago)  bootcount, bootlimit (decimal; U-Boot counts)  BOOT_TIMEOUT (78)
+#         BOOT_ORDER (no other slot), BOOT_A_LEFT, BOOT_B_LEFT (1): which slot is good behind the one that boots
 # Writes  once what is missing: rootfs_copy, ustate, bootlimit, altbootcmd. Beyond bootlimit U-Boot runs altbootcmd, which has this script
 #         go back: the other copy, ustate 3, upgrade_available 0; userspace sets ustate to 0 when it has seen that
 # Kernel  abupdate.slot=A panic=10; on trial abupdate.trial=1 abupdate.boot_timeout=S watchdog.open_timeout=S, S decimal seconds;
@@ -60,9 +61,21 @@ if test ${abu_go_back} = yes -a ${abu_kind} = trial; then
 	abu_save=yes
 fi
 if test ${abu_save} = yes; then saveenv; fi
-if test "${rootfs_copy}" = ${abu_copy_B}; then abu_slots="B A"; else abu_slots="A B"; fi
+if test "${rootfs_copy}" = ${abu_copy_B}; then abu_first=B; else abu_first=A; fi
 
-# ---- the slot; where a confirmed one does not load, the other one in the same boot, and nothing is written: abupdate settles it
+# ---- behind the slot that boots, the other one only where abupdate has noted it as good: it may hold half an update. The note holds
+# only where its first is the slot that boots.
+abu_slots=none
+for abu_s in ${BOOT_ORDER}; do
+	if test "${abu_slots}" = ${abu_first} -a "${abu_s}" = A -a "${BOOT_A_LEFT:-1}" != 0; then abu_slots="B A"; fi
+	if test "${abu_slots}" = ${abu_first} -a "${abu_s}" = B -a "${BOOT_B_LEFT:-1}" != 0; then abu_slots="A B"; fi
+	if test "${abu_slots}" = none; then
+		if test "${abu_s}" = ${abu_first}; then abu_slots=${abu_first}; else abu_slots=over; fi
+	fi
+done
+if test "${abu_slots}" = none -o "${abu_slots}" = over; then abu_slots=${abu_first}; fi
+
+# ---- where a confirmed slot does not load, the other one in the same boot, and nothing is written: abupdate settles it
 # Decimal seconds for the kernel, digit by digit since setexpr knows hexadecimal only.
 abu_timeout="${BOOT_TIMEOUT:-78}"
 if itest "${abu_timeout}" -gt 7fe; then abu_timeout=7fe; fi

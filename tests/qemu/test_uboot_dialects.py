@@ -89,6 +89,12 @@ def started(rig: Rig, board: MmcBoard) -> None:
     rig.store(board).commit(GOOD_A)
 
 
+def bootable(rig: Rig, board: MmcBoard) -> MmcBoard:
+    """The variables that a first start would have stored."""
+    board.set({"mender_boot_part": "10", "mender_boot_part_hex": "a"} if rig.name == "mender" else {"rootfs_copy": "1", "ustate": "0"})
+    return board
+
+
 def test_first_start_leaves_a_fresh_board_that_abupdate_can_read(counted: Rig) -> None:
     board = counted.board(mender_check_saveenv_canary="1")
     boot = board.power_on()
@@ -145,6 +151,7 @@ def test_tries_used_up_altbootcmd_goes_back_and_both_sides_say_so(counted: Rig) 
     assert state.trial == ("B" if counted.name == "swupdate" else None)
     assert board.env()["upgrade_available"] == board.env()["bootcount"] == "0"
     # Not the older copy either brings the trial back.
+    assert board.copy(0)[5:] == board.copy(1)[5:]
     board.write_copy(0 if board.copy(0)[4] > board.copy(1)[4] else 1, b"\x55", at=100)
     assert slot_of(board.power_on()) == ("A", False)
     counted.store(board).commit(GOOD_A)
@@ -170,6 +177,16 @@ def test_confirmed_kernel_that_does_not_load_leaves_the_device_on_the_other_slot
     assert slot_of(boot) == ("A", False)
     assert boot.args["abupdate.failed"] == "B"
     assert (board.copy(0), board.copy(1)) == before
+
+
+@pytest.mark.slow
+def test_slot_that_is_not_noted_as_good_never_boots_for_one_that_does_not_load(counted: Rig) -> None:
+    """It may hold half an update."""
+    board = counted.board(boot_a=GONE)
+    counted.store(bootable(counted, board)).commit(GOOD_A)
+    boot = board.power_on()
+    assert boot.words is None
+    assert "no slot can be started, reset" in boot.console
 
 
 @pytest.mark.slow
@@ -242,6 +259,9 @@ def test_random_states_agree_with_the_model(counted: Rig) -> None:
             env |= {"mender_boot_part": str(PARTS[part]), "mender_boot_part_hex": f"{PARTS[part]:x}"}
         else:
             env |= {"rootfs_copy": model.COPIES[part], "ustate": draw.choice(["0", "1", "2", "3"])}
+        env |= draw.choice(
+            [{}, {"BOOT_ORDER": "A B"}, {"BOOT_ORDER": "B A"}, {"BOOT_ORDER": "A B", "BOOT_B_LEFT": "0"}, {"BOOT_ORDER": "A"}]
+        )
         a, b = draw.choice([GOOD, GOOD, GONE]), draw.choice([GOOD, GOOD, JUNK])
         board = counted.board(a, b, **env)
         boot = board.power_on()

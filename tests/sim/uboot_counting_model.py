@@ -50,7 +50,9 @@ def boot(script: str, env: Mapping[str, str], loads: Container[str] = SLOTS) -> 
     first = _first(script, now)
     other = "B" if first == "A" else "A"
     failed: list[str] = []
-    for slot in (first, other):
+    note = [slot for slot in now.get("BOOT_ORDER", "").split() if slot in SLOTS]
+    good = note[:1] == [first] and other in note and now.get(f"BOOT_{other}_LEFT", "1") != "0"
+    for slot in (first, other) if good else (first,):
         if slot in loads:
             return CountedBoot(slot, trial, tuple(failed), tuple(saves), resets=False)
         failed.append(slot)
