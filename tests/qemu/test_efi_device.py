@@ -16,7 +16,7 @@ TRIES = 1
 ENDS = (
     End("bad-panic", "Kernel panic", "", boots=1),
     End("bad-hang-after-arming", "abu-guest: fault hang-after-arming", "watchdog", boots=1, by_watchdog=True),
-    End("bad-kernel-garbage", "BdsDxe: failed to load", "", boots=0),
+    End("bad-kernel-garbage", 'BdsDxe: failed to (?:load|start) Boot[0-9A-F]{4} "abupdate B"', "", boots=0),
     End("bad-health-critical", "going back", "critical", boots=1),
 )
 
