@@ -16,6 +16,8 @@ TRIES = 3
 ENDS = (
     End("bad-panic", "Kernel panic", "tries exhausted", boots=3),
     End("bad-hang-after-arming", "abu-guest: fault hang-after-arming", "watchdog", boots=1, by_watchdog=True, tries=1),
+    # systemd-boot counts each try and returns to the firmware, which starts it again.
+    End("bad-kernel-garbage", r"BdsDxe: starting", "tries exhausted", boots=0),
     End("bad-health-critical", "going back", "critical", boots=1),
 )
 

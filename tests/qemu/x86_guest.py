@@ -59,9 +59,11 @@ def _first_boot(board: str, firmware: str) -> X86Device:
     device = X86Device(board=board, firmware=firmware)
     try:
         assert device.boot().slot == "A"
-        if board == "efi":
-            # As on a board that is being set up: the firmware gets its entries, and boots through them from now on.
+        if firmware == "uefi" and board != "grub":
+            # As on a board that is being set up: what the firmware must know of the slots, and of the boot manager.
             device.check("abupdate doctor --fix")
+        if board == "efi":
+            # Its own entry boots it from now on.
             assert device.reboot().slot == "A"
         assert settled(device)["primary"] == "A"
         device.check("sync")
