@@ -34,6 +34,8 @@ _TRYBOOT = (f"{_UNIT}/test_tryboot_store.py", f"{_UNIT}/test_service_tryboot.py"
 _DIALECTS = (f"{_UNIT}/test_uboot_dialects.py", "tests/contract/test_stores.py")
 _CUSTOM = (f"{_UNIT}/test_custom_store.py",)
 _EFI = (f"{_UNIT}/test_efi_store.py",)
+_SDBOOT = (f"{_UNIT}/test_systemdboot_store.py", f"{_UNIT}/test_systemdboot_doctor.py", "tests/sim/test_sdboot.py")
+_FILES = (f"{_UNIT}/transfer/test_fileimage.py",)
 _EFIVARS = (f"{_UNIT}/test_efivars.py",)
 _OPERATIONS = (f"{_UNIT}/test_operations.py",)
 _REFUSED = (f"{_UNIT}/test_cli_refused.py",)
@@ -844,6 +846,86 @@ MUTANTS: tuple[Mutant, ...] = (
         "and whose",
         "a trial that panics early is called armed, and tried at every reboot",
         _STORES,
+    ),
+    Mutant(
+        "systemd-boot: a slot that is taken out is not switched off first",
+        "abupdate/bootloaders/systemdboot.py",
+        "        self._switch_off(one)\n        if one.name.left is not None:\n            self._files.remove",
+        "        if one.name.left is not None:\n            self._files.remove",
+        "a cut in the removal leaves a half-written slot an entry that boots",
+        _SDBOOT,
+    ),
+    Mutant(
+        "systemd-boot: the new sort-key is not below the others",
+        "abupdate/bootloaders/systemdboot.py",
+        "key = min([FIRST_KEY, *used, bound]) - 1",
+        "key = min([FIRST_KEY, *used, bound])",
+        "the slot that is armed does not boot first",
+        _SDBOOT,
+    ),
+    Mutant(
+        "systemd-boot: the floor rises before the confirmation",
+        "abupdate/bootloaders/systemdboot.py",
+        "floor=current.entry.floor if current is not None else None))",
+        "floor=state.floor))",
+        "a trial that is cut off raises the floor, and its predecessor may not be installed again",
+        _SDBOOT,
+    ),
+    Mutant(
+        "systemd-boot: nobody looks whether the ESP keeps what is written",
+        "abupdate/bootloaders/systemdboot.py",
+        "        if not same:",
+        "        if False:",
+        "a trial is armed that the boot loader cannot count",
+        _SDBOOT,
+    ),
+    Mutant(
+        "systemd-boot: of two counted names the larger counts",
+        "abupdate/bootloaders/systemdboot.py",
+        "(one.name.left is not None, one.name.left == 0, one.name.left or 0)",
+        "(one.name.left is not None, one.name.left == 0, -(one.name.left or 0))",
+        "a trial is said to have more boots left than it has",
+        _SDBOOT,
+    ),
+    Mutant(
+        "systemd-boot: patched without waiting for the medium",
+        "abupdate/bootloaders/espfiles.py",
+        '                raise Failed(f"{path}: a write was cut short", "see the kernel\'s log")\n            os.fsync(descriptor)',
+        '                raise Failed(f"{path}: a write was cut short", "see the kernel\'s log")',
+        "armed or confirmed is said of what a power cut takes back",
+        _SDBOOT,
+    ),
+    Mutant(
+        "systemd-boot: loader.conf may name one entry",
+        "abupdate/bootloaders/sdbootdoctor.py",
+        "    if not all(fnmatchcase(",
+        "    if not any(fnmatchcase(",
+        "a slot boots whose tries are used up",
+        _SDBOOT,
+    ),
+    Mutant(
+        "files: nobody looks for room",
+        "abupdate/transfer/slots.py",
+        "        if needed[room.filesystem] > free[room.filesystem]:",
+        "        if False:",
+        "an ESP without room is found half-way, after the slot was taken out",
+        _FILES,
+    ),
+    Mutant(
+        "files: a longer file is called whole",
+        "abupdate/transfer/slots.py",
+        "image.kind is ImageKind.FILE and target.size_bytes != image.size_bytes",
+        "image.kind is ImageKind.FILE and target.size_bytes < image.size_bytes",
+        "verify says yes to a file that was changed",
+        _FILES,
+    ),
+    Mutant(
+        "files: the folder's names are not flushed",
+        "abupdate/devices/fileimage.py",
+        "            sync_folder(self._path.parent)\n            sync_filesystem(self._path)",
+        "            sync_filesystem(self._path)",
+        "a kernel is gone after a power cut",
+        _FILES,
     ),
     Mutant(
         "tryboot: the service does not ask again",
