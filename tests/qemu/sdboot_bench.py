@@ -124,6 +124,17 @@ class Esp:
             path.unlink()
         (self.folder / "loader/loader.conf").write_text(LOADER_CONF)
 
+    def replaced(self, slot: str, name: str, content: bytes | None) -> bytes:
+        """Replace a slot's file, or take it away; what it held."""
+        before = self.bench.kernel.read_bytes() if name == "vmlinuz" else self.bench.initrd.read_bytes()
+        if content is None:
+            self._mtools("mdel", f"::abu/{slot}/{name}")
+        else:
+            source = self.folder.with_suffix(".put")
+            source.write_bytes(content)
+            self._mtools("mcopy", "-o", source, f"::abu/{slot}/{name}")
+        return before
+
     def put_kernel(self, slot: str, content: bytes | None) -> None:
         """Replace a slot's kernel on the disk, or take it away."""
         path = f"abu/{slot}/vmlinuz"

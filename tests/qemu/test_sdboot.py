@@ -8,8 +8,9 @@ import pytest
 
 from abupdate.bootloaders.systemdboot import SystemdBootStore
 from abupdate.formats.bootentry import Entry, encode
+from abupdate.formats.efiboot import decode_order, encode_order, option_name
 from abupdate.model import BootState, TrialPolicy
-from tests.qemu.sdboot_bench import Bench, Boot, Esp
+from tests.qemu.sdboot_bench import Bench, Boot, Esp, get_variable, set_variable
 from tests.sim import sdboot_model
 
 pytestmark = pytest.mark.qemu
@@ -157,3 +158,27 @@ def test_a_default_that_names_one_entry_boots_it_even_when_its_tries_are_used_up
     store.commit(replace(ARMED_B, left={"A": 1, "B": 0}))
     (esp.folder / "loader/loader.conf").write_text("default slot-b+0.conf\ntimeout 0\n")
     assert boot(esp, default="slot-b+0.conf").slot == "B", "what `doctor` refuses"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", ["vmlinuz", "initrd"])
+def test_a_damaged_kernel_costs_the_tries_and_ends_on_the_good_slot_without_a_person(esp: Esp, damaged: str) -> None:
+    """As often in BootOrder as `doctor --fix` puts it there: systemd-boot returns to the firmware each time."""
+    store = store_of(esp)
+    store.rebuild(GOOD_A)
+    assert boot(esp).slot == "A"
+    before = decode_order(get_variable(esp.variables, "BootOrder"))
+    assert before is not None
+    loader = next(number for number in before if b"M\0i\0s\0c\0" in get_variable(esp.variables, option_name(number)))
+    rest = [number for number in before if number != loader]
+    set_variable(esp.variables, "BootOrder", encode_order([loader] * (POLICY.tries + 1) + rest))
+    store.commit(ARMED_B)
+    good = esp.replaced("B", damaged, None if damaged == "initrd" else bytes(4096))
+    try:
+        done = esp.boot()
+    finally:
+        esp.replaced("B", damaged, good)
+        set_variable(esp.variables, "BootOrder", encode_order(before))
+    assert done.slot == "A", done.console
+    assert store_of(esp).read().left["B"] == 0
+    assert done.console.count("starting Boot") == POLICY.tries + 1

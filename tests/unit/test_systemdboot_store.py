@@ -286,6 +286,18 @@ def test_a_floor_alone_goes_where_nothing_boots_from(store: SystemdBootStore, es
     assert shown(store.read()) == shown(BOTH)
 
 
+def test_the_floor_rises_with_the_confirmation_and_not_before(store: SystemdBootStore, esp: Path, files: Noted) -> None:
+    (esp / "loader/entries/slot-B.conf").write_bytes(b"")
+    store.commit(replace(ARMED_B, floor=1))
+    files.notes.clear()
+    files.fault = (1, OSError(errno.EIO, "Input/output error"))
+    files.patch = lambda path, data: files.rewrite(path, path.read_bytes())  # type: ignore[method-assign]
+    with pytest.raises(Failed):
+        store.commit(replace(CONFIRMED_B, floor=2))
+    assert shown(store.read()) == shown(ARMED_B)
+    assert store.read().floor == 1
+
+
 def test_nothing_that_boots_is_an_unreadable_store(esp: Path, files: Noted) -> None:
     found = store_on(esp, files)
     for junk in (None, b"", b"\xff" * 2000):
