@@ -8,8 +8,8 @@ import pytest
 
 from tests.qemu.efi_bench import Bench, Machine, Power
 
-# On a busy host a boot takes twenty seconds.
-pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
+# On a busy host a boot takes twenty seconds. What every run boots is a whole device: test_efi_device.py.
+pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT_HASH = "5a" * 32
 TAKE_OUT = "store().commit(BootState(('A',), {'A': 1, 'B': 0}))"
@@ -84,7 +84,6 @@ def test_a_trial_is_one_boot(machine: Machine) -> None:
         assert power.do(guarded + "result = e.errno") == 1
 
 
-@pytest.mark.slow
 def test_a_confirmation_stays_through_reboots_and_power_cuts(machine: Machine) -> None:
     with machine.power() as power:
         power.booted()
@@ -101,7 +100,6 @@ def test_a_confirmation_stays_through_reboots_and_power_cuts(machine: Machine) -
         assert order(power)[0] == ["abupdate B", "abupdate A", *firmware]
 
 
-@pytest.mark.slow
 def test_a_kernel_that_does_not_load_ends_on_the_other_slot_in_the_same_boot(machine: Machine) -> None:
     with machine.power() as power:
         power.booted()
@@ -123,7 +121,6 @@ def test_a_kernel_that_does_not_load_ends_on_the_other_slot_in_the_same_boot(mac
         assert power.do(STATE)[:3] == [["B", "A"], {"A": 1, "B": 0}, "B"]
 
 
-@pytest.mark.slow
 def test_a_trial_that_panics_ends_on_the_good_slot_without_help(machine: Machine) -> None:
     with machine.power() as power:
         power.booted()
@@ -140,7 +137,6 @@ def test_a_trial_that_panics_ends_on_the_good_slot_without_help(machine: Machine
         assert power.do(STATE)[:3] == [["B", "A"], {"A": 1, "B": 0}, "B"]
 
 
-@pytest.mark.slow
 def test_entries_that_the_firmware_or_somebody_lost_are_made_anew_and_boot(machine: Machine) -> None:
     with machine.power() as power:
         power.booted()
@@ -161,7 +157,6 @@ def test_entries_that_the_firmware_or_somebody_lost_are_made_anew_and_boot(machi
         assert power.reboot()["abupdate.slot"] == "B"
 
 
-@pytest.mark.slow
 def test_variables_that_cannot_be_written_change_nothing_and_are_explained(machine: Machine) -> None:
     with machine.power() as power:
         power.booted()
@@ -179,7 +174,6 @@ def test_variables_that_cannot_be_written_change_nothing_and_are_explained(machi
         assert "mount -t efivarfs" in hint
 
 
-@pytest.mark.slow
 def test_unified_kernel_images(bench: Bench) -> None:
     machine = bench.machine("unified", unified=True)
     with machine.power() as power:
