@@ -13,7 +13,7 @@ from qemu.machine import Machine
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 SEABIOS_WORD = r"SeaBIOS \(version"
-OVMF_WORD = r"BdsDxe: loading"
+OVMF_WORD = r"BdsDxe: (?:loading|failed to load)"
 # Firmware and boot managers move the cursor and set colours, also within a line; GRUB's lines begin with \r.
 _ESCAPES = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]|(?<=\n)\r(?=.)")
 

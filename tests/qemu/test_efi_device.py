@@ -16,7 +16,8 @@ TRIES = 1
 ENDS = (
     End("bad-panic", "Kernel panic", "", boots=1),
     End("bad-hang-after-arming", "abu-guest: fault hang-after-arming", "watchdog", boots=1, by_watchdog=True),
-    End("bad-kernel-garbage", 'BdsDxe: failed to (?:load|start) Boot[0-9A-F]{4} "abupdate B"', "", boots=0),
+    # What follows the firmware's first word, "BdsDxe: failed to load": BootNext is used up, and BootOrder's first boots.
+    End("bad-kernel-garbage", ' Boot[0-9A-F]{4} "abupdate B" from', "tries exhausted", boots=0),
     End("bad-health-critical", "going back", "critical", boots=1),
 )
 
