@@ -180,6 +180,19 @@ _SECTIONS: Mapping[str, _Spec] = {
     "floor": {"tpm_nv": (int, (0x1000000, 0x1BFFFFF)), "tpm_tcti": (str, (1, 256))},
     "fleet": _FLEET,
 }
+# Which kinds and dialects (None: any) look at a key of [bootloader]; the others, all do.
+_USED_BY: Mapping[str, tuple[tuple[str, str | None], ...]] = {
+    "allow_single_env": (("uboot", None),),
+    "fw_env_config": (("uboot", None),),
+    "grubenv": (("grub", None),),
+    "esp": (("systemd-boot", None), ("efi", None)),
+    "cmdline": (("systemd-boot", None), ("efi", None)),
+    "partitions": (("uboot", "mender"), ("tryboot", None)),
+    "copy_var": (("uboot", "swupdate"),),
+    "copy_values": (("uboot", "swupdate"),),
+    "autoboot": (("tryboot", None),),
+    "programs": (("custom", None),),
+}
 _KINDS: Mapping[type, tuple[str, str]] = {str: ("a string", '"text"'), int: ("a whole number", "10"), bool: ("true or false", "true")}
 _REQUIRED_SECTIONS = ("slots", "bootloader", "trust")
 _SLOT_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
@@ -287,6 +300,7 @@ def validate(raw: Mapping[str, object], path: Path) -> Settings:
         if key not in parts[section]:
             raise ConfigError(f"[{section}] has no {key}", f"add {key} = ...")
     slots = _slots(raw["slots"], base)
+    _check_used(parts["bootloader"])
     _check_by_slot(parts["bootloader"], slots)
     booted = parts["device"].get("booted", "auto")
     if booted != "auto" and booted not in slots:
@@ -384,6 +398,16 @@ def _check_by_slot(section: Mapping[str, object], slots: Mapping[str, SlotSettin
             raise ConfigError(f"bootloader.{key} does not name just the slots ({odd[:60]!r})", f"the slots are {', '.join(slots)}")
         if len(set(value.values())) != len(value):
             raise ConfigError(f"bootloader.{key} is the same for two slots", "each slot has one of its own")
+
+
+def _check_used(section: Mapping[str, object]) -> None:
+    """A key that the configured kind does not look at is a mistake somewhere. Raises ConfigError."""
+    kind, dialect = section.get("kind"), section.get("dialect", "")
+    for key, places in _USED_BY.items():
+        if key in section and (kind, None) not in places and (kind, dialect) not in places:
+            said = f'kind = "{kind}"' + (f', dialect = "{dialect}"' if dialect else "")
+            wanted = " or ".join(f'kind = "{name}"' + (f', dialect = "{one}"' if one else "") for name, one in places)
+            raise ConfigError(f"bootloader.{key} means nothing with {said}", f"it is for {wanted}")
 
 
 def _texts(value: object, bounds: object, name: str) -> tuple[str, ...]:

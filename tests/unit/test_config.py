@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate.config import Settings, TrialSettings, load
+from abupdate.config import Settings, TrialSettings, compose, load
 from abupdate.errors import ConfigError
 from abupdate.fleetsettings import FleetSettings, checked
 from abupdate.formats import keyring
@@ -513,3 +513,25 @@ def test_the_maintenance_window_may_go_past_midnight(window: str, open_at: tuple
     settings = checked(FleetSettings(udp_interface="eth0", window=window))
     assert [minute for minute in open_at if not settings.window_open(minute)] == []
     assert [minute for minute in closed_at if settings.window_open(minute)] == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "message", "hint"),
+    [
+        ('kind = "uboot"\npartitions = { A = 2, B = 3 }', 'partitions means nothing with kind = "uboot"', 'dialect = "mender"'),
+        (
+            'kind = "uboot"\ndialect = "mender"\ncopy_var = "part"',
+            'copy_var means nothing with kind = "uboot", dialect = "mender"',
+            "swupdate",
+        ),
+        ('kind = "grub"\nesp = "/efi"', 'esp means nothing with kind = "grub"', "systemd-boot"),
+        ('kind = "efi"\ngrubenv = "/boot/grub/grubenv"', 'grubenv means nothing with kind = "efi"', 'kind = "grub"'),
+    ],
+)
+def test_a_key_that_the_bootloader_does_not_look_at_is_a_mistake(lines: str, message: str, hint: str) -> None:
+    slots = '[slots.A]\nimages = { rootfs = "a" }\n[slots.B]\nimages = { rootfs = "b" }\n'
+    text = f'compatible = "acme"\n{slots}[trust]\nkeyring = "k"\n[bootloader]\n{lines}\n'
+    with pytest.raises(ConfigError) as caught:
+        compose([(Path("/etc/abupdate/config.toml"), text.encode())], Path("/etc/abupdate/config.toml"))
+    assert message in caught.value.message
+    assert hint in caught.value.hint

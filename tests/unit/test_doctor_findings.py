@@ -168,7 +168,7 @@ def test_on_a_device_where_much_is_wrong(workstation: Workstation, kit: Kit) -> 
     workstation.confirmed("v1", "B")
     workstation.edit('booted = "B"', 'booted = "auto"\n[trial]\ntries = 5')
     (workstation.folder / "mounted").mkdir()
-    (workstation.folder / "cmdline").write_text("quiet rauc.slot=B panic=0\n")
+    (workstation.folder / "cmdline").write_text("quiet abupdate.slot=B panic=0\n")
     watchdog(workstation, identity="a bad one", state="inactive", nowayout="0", options="0x8080")
     code, rows = privately(workstation)
     assert code == 1
