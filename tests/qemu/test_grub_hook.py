@@ -150,8 +150,12 @@ def test_decision(bench: Bench, name: str) -> None:
     judged(FEW[name], bench.board(FEW[name].a, FEW[name].b))
 
 
+# GRUB 2.06 keeps a kernel whose initramfs did not load: the next `linux` ends with a command line of rubbish, or without memory (UEFI).
+KEPT_KERNEL = pytest.mark.xfail(strict=True, reason="the hook must look for the initramfs before it loads the kernel")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=KEPT_KERNEL if MANY[name].b == NO_INITRD else ()) for name in MANY])
 def test_decision_in_odd_states(bench: Bench, name: str) -> None:
     judged(MANY[name], bench.board(MANY[name].a, MANY[name].b))
 
@@ -171,7 +175,7 @@ def test_decision_under_uefi(real: Bench, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("b", [JUNK, RUINED, NO_INITRD])
+@pytest.mark.parametrize("b", [JUNK, RUINED, pytest.param(NO_INITRD, marks=KEPT_KERNEL)])
 def test_what_is_no_kernel_is_passed_over_under_uefi(real: Bench, b: str) -> None:
     judged(Case(TRIAL, "A", {"A_LEFT": "09", "B_LEFT": "02"}, b=b, failed="B"), real.board(boot_b=b), uefi=True)
 
