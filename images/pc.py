@@ -20,6 +20,7 @@ GRUB_MODULES = [
     "normal",
     "configfile",
     "linux",
+    "multiboot",
     "loadenv",
     "test",
     "echo",
