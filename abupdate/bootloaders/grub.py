@@ -51,7 +51,7 @@ class GrubStore(Bootloader):
         self._path = path
         self._slots = slots
         self._rauc = dialect == "rauc"
-        self._file = GrubenvFile(path, calls, lock)
+        self._file, self._lock = GrubenvFile.at(path, calls), lock
         self._mountinfo, self._sysfs, self._root = mountinfo, sysfs, root
 
     @property
@@ -79,7 +79,7 @@ class GrubStore(Bootloader):
 
     def commit(self, state: BootState) -> None:
         """See ports.Bootloader."""
-        self._file.update(lambda found: self._wanted(grubenv.parse(found, str(self._path)), state))
+        self._file.update(lambda found: self._wanted(grubenv.parse(found, str(self._path)), state), self._lock)
 
     def check_room(self, state: BootState) -> None:
         """See ports.Bootloader."""
@@ -95,7 +95,7 @@ class GrubStore(Bootloader):
             except ConfigError:
                 return self._wanted(Block(), state)
 
-        self._file.update(wanted)
+        self._file.update(wanted, self._lock)
 
     def inspect(self) -> Iterator[Finding]:
         """See ports.Bootloader."""
@@ -110,7 +110,7 @@ class GrubStore(Bootloader):
         """See ports.Bootloader: an empty block where there is none, as grub-editenv makes it."""
         if os.path.lexists(self._path) or not self._path.parent.is_dir():
             return ()
-        return (Repair(f"write {self._path}: an empty environment block", self._file.create),)
+        return (Repair(f"write {self._path}: an empty environment block", lambda: self._file.create(grubenv.EMPTY)),)
 
     def _state(self, block: Block) -> BootState:
         return grubvars.rauc_state_of(block, self._slots) if self._rauc else grubvars.state_of(block, self._slots)

@@ -20,7 +20,7 @@ from pathlib import Path
 from abupdate.bootloaders.envcalls import LINUX, Calls
 from abupdate.bootloaders.onesector import OneSector
 from abupdate.bootloaders.piplatform import PARAMETER, LinuxPi, Platform
-from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
+from abupdate.errors import AbupdateError, ConfigError, StoreUnreadable
 from abupdate.formats import autoboot
 from abupdate.formats.autoboot import Autoboot
 from abupdate.model import MAX_COUNTER, BootState, BootTraits, Finding, Grade, Repair, TrialPolicy
@@ -143,7 +143,8 @@ class TrybootStore(Bootloader):
         if running is None or not self._path.parent.is_dir() or os.path.lexists(self._path):
             return ()
         text = f"write {self._path}: slot {running} from partition {self._partitions[running]}"
-        return (Repair(text, lambda: self._create(self._partitions[running])),)
+        empty = autoboot.encode(autoboot.changed(Autoboot(()), self._partitions[running], None, {}))
+        return (Repair(text, lambda: self._file.create(empty)),)
 
     def _inspect_boot(self, found: Autoboot) -> Iterator[Finding]:
         if self.tried() is None:
@@ -174,21 +175,6 @@ class TrybootStore(Bootloader):
             yield Finding(Grade.OK if armed else Grade.WARN, _TOPIC, text, hint)
         else:
             yield Finding(Grade.OK, _TOPIC, "an armed trial starts at an ordered reboot", hint)
-
-    def _create(self, partition: int) -> None:
-        """A new name on FAT, which may come with or without its content: without, the firmware does what it does with none."""
-        try:
-            with self._path.open("xb") as file:
-                file.write(autoboot.encode(autoboot.changed(Autoboot(()), partition, None, {})))
-                file.flush()
-                os.fsync(file.fileno())
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise Failed(f"{self._path} cannot be written: {error.strerror}") from None
 
     def _put(self, found: Autoboot, state: BootState) -> None:
         data = autoboot.encode(self._wanted(found, state), str(self._path))

@@ -962,8 +962,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "tryboot: one write becomes two",
         "abupdate/bootloaders/onesector.py",
-        "                self._put(fd, data, 0)\n",
-        "                self._put(fd, data[:256], 0)\n                self._put(fd, data[256:], 256)\n",
+        "                self.put(fd, data, 0)\n",
+        "                self.put(fd, data[:256], 0)\n                self.put(fd, data[256:], 256)\n",
         "a process killed between leaves half of a state",
         _TRYBOOT,
     ),
