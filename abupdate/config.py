@@ -183,6 +183,7 @@ _SECTIONS: Mapping[str, _Spec] = {
 # Which kinds and dialects (None: any) look at a key of [bootloader]; the others, all do.
 _USED_BY: Mapping[str, tuple[tuple[str, str | None], ...]] = {
     "allow_single_env": (("uboot", None),),
+    "dialect": (("uboot", None), ("grub", None)),
     "fw_env_config": (("uboot", None),),
     "grubenv": (("grub", None),),
     "esp": (("systemd-boot", None), ("efi", None)),
