@@ -329,7 +329,15 @@ def rebuild(facts: Facts) -> tuple[Step, ...]:
 
 
 def rebuilt(facts: Facts) -> BootState:
-    """What an unreadable store is rebuilt to: the booted slot confirmed and the other out, unless the record knows better.
+    """What an unreadable store is rebuilt to, with the root hash of every slot that may boot."""
+    state = _rebuilt(facts)
+    known = {slot: (facts.record.slots.get(slot) if facts.record else None) or facts.heads.get(slot) for slot in state.order}
+    # Of no other slot: a store may have no place for it, and the next arming brings it anyway.
+    return replace(state, verity={slot: found.verity for slot, found in known.items() if found is not None and found.verity})
+
+
+def _rebuilt(facts: Facts) -> BootState:
+    """The booted slot confirmed and the other out, unless the record knows better.
 
     A trial of the booted slot goes on. A slot that was being written, or found bad, runs only because the bootloader's default took it
     when the store was gone: the confirmed one goes first, and waits for a reboot.
@@ -338,9 +346,7 @@ def rebuilt(facts: Facts) -> BootState:
     attempt = record.attempt
     others = tuple(s for s in facts.slots if s != facts.booted)
     left = {facts.booted: _full(facts), **dict.fromkeys(others, 0)}
-    known = {slot: record.slots.get(slot) or facts.heads.get(slot) for slot in facts.slots}
-    verity = {slot: found.verity for slot, found in known.items() if found is not None and found.verity}
-    state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=floor(facts) or None, verity=verity)
+    state = BootState(order=(facts.booted,), left=left, policy=facts.policy, floor=floor(facts) or None)
     states = {slot: known.state for slot, known in record.slots.items()}
     # A cut may have come between the store, armed or not yet cancelled, and the record. Cancelled is also an ordered switch that a cut
     # has kept from happening: its slot is recorded as confirmed.

@@ -186,3 +186,9 @@ def test_going_back_on_trial_takes_the_root_hash_along() -> None:
     assert isinstance(save, SaveRecord)
     assert commit.state.verity == {}
     assert save.record.slots["B"] == SlotRecord(SlotState.BAD, "2.0", "bb", 2)
+
+
+def test_a_rebuilt_store_holds_root_hashes_of_slots_that_boot_alone() -> None:
+    """systemd-boot has no place for others, and would be said not to show what was written to it."""
+    bad = SlotRecord(SlotState.BAD, "2.0", "bb", 2, verity=ROOT)
+    assert machine.rebuilt(facts(None, record=record(a=replace(V1, verity=OTHER_ROOT), b=bad))).verity == {"A": OTHER_ROOT}
