@@ -54,7 +54,9 @@ def bootloader(settings: Settings, *, petting: bool = False) -> tuple[Bootloader
     elif settings.bootloader.kind == "grub":
         from abupdate.bootloaders.grub import GrubStore
 
-        store = GrubStore(settings.bootloader.grubenv, tuple(settings.slots), settings.bootloader.dialect)
+        # As with uboot.
+        waits_s = settings.watchdog.timeout_s / 10 if petting else None
+        store = GrubStore(settings.bootloader.grubenv, tuple(settings.slots), settings.bootloader.dialect, lock_wait_s=waits_s)
     elif settings.bootloader.kind == "tryboot":
         from abupdate.bootloaders.tryboot import TrybootStore
 

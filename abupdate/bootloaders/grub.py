@@ -37,6 +37,7 @@ class GrubStore(Bootloader):
         *,
         calls: Calls = LINUX,
         lock: Callable[[int, float], None] | None = None,
+        lock_wait_s: float | None = None,
         mountinfo: Path = Path("/proc/self/mountinfo"),
         sysfs: Path = Path("/sys/dev/block"),
         root: Path = Path("/"),
@@ -52,6 +53,7 @@ class GrubStore(Bootloader):
         self._slots = slots
         self._rauc = dialect == "rauc"
         self._file, self._lock = GrubenvFile.at(path, calls), lock
+        self._lock_wait_s = lock_wait_s
         self._mountinfo, self._sysfs, self._root = mountinfo, sysfs, root
 
     @property
@@ -79,7 +81,7 @@ class GrubStore(Bootloader):
 
     def commit(self, state: BootState) -> None:
         """See ports.Bootloader."""
-        self._file.update(lambda found: self._wanted(grubenv.parse(found, str(self._path)), state), self._lock)
+        self._file.update(lambda found: self._wanted(grubenv.parse(found, str(self._path)), state), self._lock, self._lock_wait_s)
 
     def check_room(self, state: BootState) -> None:
         """See ports.Bootloader."""
@@ -95,7 +97,7 @@ class GrubStore(Bootloader):
             except ConfigError:
                 return self._wanted(Block(), state)
 
-        self._file.update(wanted, self._lock)
+        self._file.update(wanted, self._lock, self._lock_wait_s)
 
     def inspect(self) -> Iterator[Finding]:
         """See ports.Bootloader."""

@@ -32,14 +32,15 @@ class GrubenvFile(InPlace):
         hint = f"[bootloader] grubenv names it; grub-editenv {path} create makes an empty one"
         return GrubenvFile(path, SIZE_BYTES, "GRUB's environment block", hint, calls)
 
-    def update(self, wanted: Callable[[bytes], bytes], lock: Lock | None = None) -> None:
+    def update(self, wanted: Callable[[bytes], bytes], lock: Lock | None = None, wait_s: float | None = None) -> None:
         """Read, let `wanted` say what is to be there, write the sectors that differ, each in one call, and look at the medium.
 
-        Returns when all of it is on the medium, also where nothing differs. Raises what `wanted` does; ConfigError, Failed, Busy.
+        wait_s: for the lock. Returns when all of it is on the medium, also where nothing differs. Raises what `wanted` does; ConfigError,
+        Failed, Busy.
         """
         # O_DSYNC: a process killed between a write and its flush would leave a state that everybody reads and a power cut undoes.
         with self.opened(os.O_RDWR | os.O_DSYNC) as fd:
-            (lock or _flock)(fd, LOCK_WAIT_S)
+            (lock or _flock)(fd, LOCK_WAIT_S if wait_s is None else wait_s)
             found = self.content(fd)
             data = wanted(found)
             if len(found) > SIZE_BYTES:

@@ -7,19 +7,23 @@ import fcntl
 import os
 import re
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from abupdate import wiring
 from abupdate.bootloaders import grubenvfile
 from abupdate.bootloaders.envcalls import LinuxCalls
 from abupdate.bootloaders.grub import GrubStore
 from abupdate.bootloaders.grubvars import values_of
+from abupdate.config import compose
 from abupdate.errors import AbupdateError, Busy, ConfigError, Failed, StoreUnreadable
 from abupdate.formats.grubenv import SECTOR_BYTES, SIZE_BYTES
 from abupdate.model import BootState, Grade, TrialPolicy
 from tests.sim import grub_hook_model
+from tests.unit.test_uboot_dialects import CONFIG
 
 SLOTS = ("A", "B")
 HOOK = Path(__file__).resolve().parents[2] / "bootloader-hooks/grub/grub.cfg"
@@ -200,6 +204,17 @@ def test_another_abupdate_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPa
             GrubStore(path, SLOTS).commit(CALM)
         assert GrubStore(path, SLOTS).read().fresh
     GrubStore(path, SLOTS).commit(CALM)
+
+
+def test_the_service_waits_for_another_one_no_longer_than_its_watchdog_allows(path: Path) -> None:
+    text = CONFIG.replace('kind = "uboot"', 'kind = "grub"').format(bootloader=f'grubenv = "{path}"', trial="[watchdog]\ntimeout_s = 1")
+    store, _ = wiring.bootloader(compose([(Path("/c"), text.encode())], Path("/c")), petting=True)
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        began_s = time.monotonic()
+        with pytest.raises(Busy, match="environment block"):
+            store.commit(CALM)
+    assert time.monotonic() - began_s < 1
 
 
 def test_edits_by_hand_are_read_as_the_hook_reads_them(path: Path) -> None:
