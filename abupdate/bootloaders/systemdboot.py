@@ -164,6 +164,9 @@ class SystemdBootStore(Bootloader):
             same = self._files.read(path, _PROBE_BYTES + 1) == data
             self._files.remove(path)
         except OSError as error:
+            # On an ESP without room a part of it may have got there.
+            with suppress(OSError):
+                self._files.remove(path)
             raise ConfigError(
                 f"the ESP at {self._esp} cannot be written: {error.strerror}", "mount it read-write; it needs some room for entries"
             ) from error

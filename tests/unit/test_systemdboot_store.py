@@ -365,22 +365,26 @@ class Deaf(LinuxEspFiles):
 
 
 class Full(LinuxEspFiles):
-    """No room, or no permission."""
+    """No room, or no permission. part: of the file that is there all the same, bytes."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, part: int | None = None) -> None:
         self.number = number
+        self.part = part
 
     def create(self, path: Path, data: bytes) -> None:
+        if self.part is not None:
+            path.write_bytes(data[: self.part])
         raise OSError(self.number, os.strerror(self.number))
 
 
-@pytest.mark.parametrize("medium", [Deaf(), Full(errno.EROFS), Full(errno.ENOSPC), Full(errno.EIO)])
+@pytest.mark.parametrize("medium", [Deaf(), Full(errno.EROFS), Full(errno.ENOSPC, 0), Full(errno.EIO, 512)])
 def test_an_esp_that_cannot_be_written_is_found_before_anything_is_armed(store: SystemdBootStore, esp: Path, medium: LinuxEspFiles) -> None:
     before = names(esp)
     with pytest.raises(ConfigError, match=r"cannot be written|does not keep") as caught:
         store_on(esp, medium).check_room(ARMED_B)
     assert caught.value.hint
     assert names(esp) == before
+    assert [path.name for path in (esp / "loader").iterdir()] == ["entries"]
 
 
 @pytest.mark.parametrize("before", [GOOD_A, BOTH, ARMED_B])
