@@ -110,6 +110,7 @@ class EfiStore(Bootloader):
     def check_room(self, state: BootState) -> None:
         """See ports.Bootloader; firmware that does not tell its free room is believed to have it."""
         self._check(state)
+        self._entries.check_mounted()
         seen = self._load()
         needed = len(efimarker.encode(marker_of(state, seen.marker, self._slots))) + _OVERHEAD_BYTES
         for slot in state.order:

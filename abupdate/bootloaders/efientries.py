@@ -48,6 +48,10 @@ class SlotEntries:
         """Some slot is a unified kernel image."""
         return any(files.unified for files in self._files.values())
 
+    def check_mounted(self) -> None:
+        """Raises ConfigError where no ESP is mounted: what is written there would not be what firmware loads."""
+        self._partition()
+
     def missing(self, slot: str) -> tuple[Path, ...]:
         """Files of the slot that are not there."""
         return tuple(path for path in self._files[slot].paths if not path.is_file())

@@ -248,6 +248,18 @@ def test_an_esp_that_is_not_mounted_keeps_no_trial_from_being_ended(flash: Flash
     assert flash.variables == before
 
 
+def test_an_esp_that_is_not_mounted_is_flashed_nowhere(flash: Flash) -> None:
+    """The folders below its mount point would take the kernel, and firmware would load the old one."""
+
+    def absent() -> Partition:
+        raise ConfigError("nothing is mounted at /efi", "mount it")
+
+    for state in (OUT, ARMED, OUT):
+        store_over(flash).commit(state)
+    with pytest.raises(ConfigError, match="nothing is mounted"):
+        EfiStore(FILES, esp=Path("/efi"), variables=flash, partition=absent, proc_cmdline=Path("/nowhere")).check_room(ARMED)
+
+
 class Full(Flash):
     """Firmware without room for Boot####, from some moment on."""
 
