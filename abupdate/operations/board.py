@@ -24,7 +24,8 @@ class Board:
     slots: configured names. describe_head: stored head's bytes -> what the slot's record would say (None: unreadable head).
     tears: empty, or why the boot store can be lost by a power cut. tolerant: go on where the record cannot be written
     (the boot store alone decides; the service, confirm and revert). outside: the floor's copy that verbs ask to which it matters.
-    all_heads: also read what is stored of slots that do not run, which is large (to go back to one).
+    all_heads: also read what is stored of slots that do not run, which is large (to go back to one). breathe: called before each
+    call of the boot store, which may take a while (a board's own programs): the service pets meanwhile.
     """
 
     slots: tuple[str, ...]
@@ -38,6 +39,7 @@ class Board:
     doers: Mapping[type, Callable[[Step], None]] = field(default_factory=dict)
     outside: OutsideFloor | None = None
     all_heads: bool = False
+    breathe: Callable[[], None] = lambda: None
 
 
 def observe(board: Board, *, readable: bool = True, heads: bool = True) -> Facts:
@@ -47,6 +49,7 @@ def observe(board: Board, *, readable: bool = True, heads: bool = True) -> Facts
     """
     record, witnessed = board.state.load()
     booted = board.boot.booted()
+    board.breathe()
     try:
         boot: BootState | None = board.store.read()
     except StoreUnreadable:
@@ -106,6 +109,7 @@ def perform(board: Board, steps: Iterable[Step]) -> None:
     """
     unsaved: SaveRecord | None = None
     for step in steps:
+        board.breathe()
         match step:
             case CommitBoot():
                 log.info("boot store: %s", step.why)
@@ -141,6 +145,7 @@ def _unsaved(board: Board, step: SaveRecord) -> SaveRecord | None:
 
 def _check_store(board: Board, wanted: BootState) -> None:
     """Success is what the store shows, not what was asked of it."""
+    board.breathe()
     seen = board.store.read()
     left = {slot: wanted.left.get(slot, 0) for slot in board.slots}
     if (seen.order, dict(seen.left), seen.trial, dict(seen.verity)) != (wanted.order, left, wanted.trial, dict(wanted.verity)):

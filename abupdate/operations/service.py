@@ -11,7 +11,7 @@ import select
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from abupdate import machine
@@ -75,7 +75,7 @@ class Service:
         *,
         trial_only: bool = False,
     ) -> None:
-        self._board = board
+        self._board = replace(board, breathe=self._breathe)
         self._watch = watch
         self._hardware = hardware
         self._announcer = announcer
@@ -303,6 +303,11 @@ class Service:
                 self._watchdog.pet()
             except AbupdateError as error:
                 self._complain(f"watchdog: {error.message}")
+
+    def _breathe(self) -> None:
+        """Between two steps of the boot store that are bounded each, and not all together."""
+        if self._watchdog is not None:
+            self._pet()
 
     def _try_watchdog(self) -> None:
         try:
