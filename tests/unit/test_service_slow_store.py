@@ -123,7 +123,7 @@ class Device(Bootloader):
 
 def served(device: Device) -> Device:
     board = Board(("A", "B"), POLICY, device, device, device, lambda head: None, tolerant=True)  # type: ignore[arg-type]
-    hardware = Hardware(lambda: device, lambda: True, True, False, False, device.reboot, device.reboot, lambda: False)  # type: ignore[arg-type]
+    hardware = Hardware(lambda: device, lambda: True, True, False, False, device.reboot, device.reboot, lambda: False)
     Service(board, lambda: device, hardware, device, Numbers(1e9, 120, TIMEOUT_S), trial_only=True).run()  # type: ignore[arg-type]
     return device
 
