@@ -27,6 +27,7 @@ The floor's mirror is a comment in the entries; where no entry is written anyway
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -120,7 +121,8 @@ class SystemdBootStore(Bootloader):
         trial = min(tried, key=lambda slot: active[slot].entry.key, default=None)
         left = {slot: _left(active.get(slot)) for slot in self._slots}
         # As systemd-boot sorts them: what is used up comes last.
-        order = sorted(active, key=lambda slot: (left[slot] == 0, active[slot].entry.key))
+        newest = sorted(active, key=_newness, reverse=True)
+        order = sorted(newest, key=lambda slot: (left[slot] == 0, active[slot].entry.key))
         policy = TrialPolicy(budget=0)
         if trial is not None:
             name, timeout_s = active[trial].name, active[trial].entry.trial_s
@@ -326,11 +328,17 @@ def _same(entry: Entry, wanted: Entry) -> bool:
     return entry.on and on_trial and entry.key == wanted.key and entry.verity == wanted.verity
 
 
+def _newness(slot: str) -> list[tuple[bool, int, str]]:
+    """Of entries with one sort-key, or without any, systemd-boot boots the one whose name is the newest, compared as versions are."""
+    pieces = re.findall(r"[0-9]+|[a-z]+", slot.casefold())
+    return [(True, int(piece), "") if piece.isdigit() else (False, 0, piece) for piece in pieces]
+
+
 def _keys(files: tuple[EntryFile, ...], state: BootState) -> dict[str, int]:
     """A sort-key for each slot of the order. An entry that is good and stays in its place keeps its own."""
     keys: dict[str, int] = {}
     used = [one.entry.key for one in files if one.entry.on and one.entry.key < NO_KEY]
-    bound = NO_KEY
+    bound, behind = NO_KEY, ""
     for number, slot in enumerate(reversed(state.order)):
         active = active_file(files, slot)
         stays = active is not None and (active.name.left is None) == (_counter(state, slot) is None)
@@ -339,10 +347,11 @@ def _keys(files: tuple[EntryFile, ...], state: BootState) -> dict[str, int]:
             # Behind all that have boots left, whatever its key.
             keys[slot] = key or FIRST_KEY
             continue
-        if key is None or not (key < bound or bound == key == NO_KEY):
+        if key is None or not (key < bound or (bound == key == NO_KEY and _newness(slot) > _newness(behind))):
             # Below all that are there, those that are about to go as well; of a slot that is behind, as far behind as there is.
             key = min([FIRST_KEY, *used, bound]) - 1 if number == len(state.order) - 1 else FIRST_KEY
         keys[slot] = bound = key
+        behind = slot
     if bound < 1:
         return {slot: FIRST_KEY - number for number, slot in enumerate(reversed(state.order))}
     return keys

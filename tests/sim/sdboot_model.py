@@ -44,7 +44,9 @@ def boot(files: Mapping[str, bytes], kernels: Container[str], default: str = "sl
         counter = _COUNTER.match(name)
         left = int(counter[2]) if counter else None
         found.append(((left == 0, key, name.lower()), name, kernel, options, counter))
-    found.sort(key=lambda one: one[0])
+    # Of one sort-key, or none, the later name first.
+    found.sort(key=lambda one: one[0][2].partition(".")[0].partition("+")[0], reverse=True)
+    found.sort(key=lambda one: one[0][:2])
     passed: list[str] = []
     for _, name, kernel, options, counter in found:
         given = dict(word.partition("=")[::2] for word in options)

@@ -357,6 +357,21 @@ def test_a_path_that_does_not_fit_beside_a_trial_is_refused_before_anything_is_w
     assert files.notes == []
 
 
+@pytest.mark.parametrize("slots", [("A", "B"), ("9", "10")])
+def test_entries_without_a_sort_key_boot_and_change_places_as_systemd_boot_sorts_them(tmp_path: Path, slots: tuple[str, str]) -> None:
+    """By name, the newest first. Taken for the other way round, a slot that was never asked to boot would be called failed."""
+    (tmp_path / "loader/entries").mkdir(parents=True)
+    for slot in slots:
+        (tmp_path / f"loader/entries/slot-{slot}.conf").write_text(f"title x\nlinux /abu/{slot}/vmlinuz\noptions root=/dev/{slot} ro\n")
+    images = {slot: {"kernel": tmp_path / f"abu/{slot}/vmlinuz"} for slot in slots}
+    store = SystemdBootStore(tmp_path, slots, images, dict.fromkeys(slots, "ro"))
+    older, newer = slots
+    assert store.read().order == (newer, older)
+    for order in ((newer, older), (older, newer), (newer, older)):
+        store.commit(BootState(order, dict.fromkeys(slots, 1), policy=POLICY))
+        assert store.read().order == order
+
+
 class Deaf(LinuxEspFiles):
     """Takes every write and keeps the old bytes: a write-protected card that does not say so."""
 
