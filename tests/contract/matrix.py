@@ -122,7 +122,7 @@ MATRIX: Mapping[str, Mapping[str, Cell]] = {
         "trial": Boot((f"{_DIALECTS}::test_rauc_trial_is_counted_confirmed_and_refilled",)),
         "confirm": Boot((f"{_DIALECTS}::test_rauc_trial_is_counted_confirmed_and_refilled",)),
         "revert": Boot((f"{_DIALECTS}::test_rauc_counters_reset_when_all_are_used_never_bring_back_a_slot_that_is_out",)),
-        "hang": Without("RAUC's script arms no watchdog"),
+        "hang": Model((f"{_LIFE}::test_trial_that_hangs_or_panics_ends_on_the_good_slot",)),
         "tries exhausted": Boot((f"{_DIALECTS}::test_rauc_trial_used_up_falls_back_and_confirmed_boots_are_counted_too",)),
     },
     "U-Boot, Mender's variables": _COUNTED,
