@@ -66,7 +66,7 @@ _LIFE = "contract/test_models.py"
 
 
 def _model(flash: str) -> dict[str, Cell]:
-    """The cells of what no emulator runs. flash: over the adapter's real files."""
+    """The cells of what is shown on a model alone. flash: over the adapter's real files."""
     tried, ended = (
         f"{_LIFE}::test_update_is_tried_and_confirmed_and_stays",
         f"{_LIFE}::test_trial_that_hangs_or_panics_ends_on_the_good_slot",
@@ -128,6 +128,7 @@ MATRIX: Mapping[str, Mapping[str, Cell]] = {
     "U-Boot, Mender's variables": _COUNTED,
     "U-Boot, SWUpdate's variables": _COUNTED,
     "GRUB, BIOS and UEFI": _device("test_grub_device.py", "test_trial_that_is_never_confirmed_uses_up_its_tries"),
+    "GRUB, RAUC's variables": _model(f"{_STORES}::test_flash_arms_a_trial_and_keeps_the_good_slot_behind_it"),
     "systemd-boot": _device("test_sdboot_device.py", "test_trial_that_is_never_confirmed_uses_up_its_tries"),
     "EFI firmware alone": _device("test_efi_device.py", "test_trial_that_is_never_confirmed_uses_up_its_try"),
     "Raspberry Pi (tryboot)": _model(f"{_STORES}::test_flash_arms_a_trial_and_keeps_the_good_slot_behind_it"),
