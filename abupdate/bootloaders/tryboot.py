@@ -212,7 +212,7 @@ class TrybootStore(Bootloader):
         fresh = "order" not in notes
         left = {slot: noted.get(slot, 0) for slot in self._slots}
         confirmed = (first, *(slot for slot in noted if slot != first))
-        left[first] = noted.get(first, 1)
+        left[first] = noted.get(first) or 1
         trial = self._slot(found.partition(tryboot=True)) if "trial" in notes and found.switches_partitions() else None
         order = confirmed
         if trial is not None and trial != first:

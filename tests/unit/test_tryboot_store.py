@@ -221,6 +221,13 @@ def test_a_full_file_refuses_the_trial_before_anything_is_written(pi: Pi) -> Non
     assert not pi.parameter.exists()
 
 
+def test_a_slot_without_boots_that_a_hand_has_put_first_is_what_boots_next(pi: Pi) -> None:
+    pi.store.commit(BootState(("A", "B"), {"A": 1, "B": 0}))
+    pi.path.write_bytes(pi.path.read_bytes().replace(b"boot_partition=2", b"boot_partition=3"))
+    state = pi.store.read()
+    assert (state.order, dict(state.left)) == (("B", "A"), {"A": 1, "B": 1})
+
+
 def test_edited_by_hand_the_partition_counts_and_not_the_note(pi: Pi) -> None:
     pi.store.commit(CALM)
     pi.path.write_bytes(pi.path.read_bytes().replace(b"boot_partition=2", b"boot_partition=3"))
