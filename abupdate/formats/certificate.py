@@ -26,7 +26,6 @@ from abupdate.formats.siterules import MAX_VOTERS
 
 _HEAD = struct.Struct(">IH32sH")
 _VOTE = struct.Struct(f">B{SIGNATURE_BYTES}s")
-_STATE_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)

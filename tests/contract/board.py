@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from abupdate import machine
 from abupdate.model import BootState, CommitBoot, Facts, Record, SaveRecord, Situation, SlotState, Step
 from tests.contract.subject import SLOTS, Subject
@@ -97,10 +95,3 @@ class Board:
 def full(board: Board) -> int:
     """Boots of a confirmed slot."""
     return max(board.subject.policy.budget, 1)
-
-
-def floor_of(board: Board, state: BootState, counter: int) -> None:
-    """The state once more with a floor; a store that has no room for it shows the rest all the same."""
-    store = board.subject.store()
-    store.commit(replace(state, floor=counter))
-    board.shows(state)

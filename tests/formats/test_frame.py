@@ -333,7 +333,6 @@ def test_a_poll_carries_no_signature() -> None:
         frame.pack(replace(made(Type.POLL, Poll()), signature=bytes(64)))
 
 
-U32_MAX = b"\xff\xff\xff\xff"
 ONE = b"\0\0\0\1"
 HOSTILE: Mapping[str, tuple[bytes, str]] = {
     "nothing": (b"", "has 0 bytes instead of 23 to 247"),

@@ -210,7 +210,7 @@ def tries_are_used_up(device: X86Device, tries: int) -> None:
     up = device.wait_up()
     assert (up.slot, up.version) == ("A", "1.0.0")
     assert boots_seen(device, start) == ["B trial"] * tries + ["A"]
-    gone_back(device, "2.0.0", "")
+    gone_back(device, "2.0.0", "tries exhausted")
 
 
 def armed_trial_is_cancelled(device: X86Device) -> None:
@@ -230,7 +230,7 @@ def running_trial_is_reverted(device: X86Device) -> None:
     assert device.reboot().slot == "B"
     device.check("abupdate revert")
     assert device.reboot().slot == "A"
-    gone_back(device, "2.0.0", "")
+    gone_back(device, "2.0.0", "tries exhausted")
 
 
 def power_cut_while_flashing(device: X86Device) -> None:

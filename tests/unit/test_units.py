@@ -54,6 +54,13 @@ def test_what_would_stop_the_service_is_not_in_it(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", [*UNITS, CONFIRMED], ids=lambda unit: unit.name)
+def test_capabilities_that_a_boot_store_needs_are_not_taken_away(unit: Path) -> None:
+    """Raw devices and mounts, files of others, programs of a board's own, and efivarfs, whose variables the kernel makes immutable."""
+    taken = {word.removeprefix("~") for name, value in settings(unit) if name == "CapabilityBoundingSet" for word in value.split()}
+    assert not taken & {"CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_LINUX_IMMUTABLE"}
+
+
+@pytest.mark.parametrize("unit", [*UNITS, CONFIRMED], ids=lambda unit: unit.name)
 def test_the_figure_of_systemd_analyze(unit: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", str(unit)], capture_output=True, text=True, timeout=60, check=True
