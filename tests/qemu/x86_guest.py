@@ -230,7 +230,7 @@ def running_trial_is_reverted(device: X86Device) -> None:
     assert device.reboot().slot == "B"
     device.check("abupdate revert")
     assert device.reboot().slot == "A"
-    gone_back(device, "2.0.0", "tries exhausted")
+    gone_back(device, "2.0.0", "ordered by the operator")
 
 
 def power_cut_while_flashing(device: X86Device) -> None:
