@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abupdate.bootloaders.espfiles import EspFiles
+from abupdate.errors import ConfigError
 from abupdate.formats import efiboot
 from abupdate.formats.bootentry import MAX_BYTES, SECTOR_BYTES, Entry, EntryName, encode, is_whole, setting, with_setting
 from abupdate.model import Finding, Grade, Repair
@@ -80,7 +81,14 @@ def repairs(esp: Path, access: EspFiles) -> tuple[Repair, ...]:
     if not default_problem(conf):
         return ()
     write = access.rewrite if path.exists() else access.create
-    return (Repair(f"{path}: default {PATTERN}", partial(write, path, with_setting(conf, "default", PATTERN))),)
+
+    def mend() -> None:
+        try:
+            write(path, with_setting(conf, "default", PATTERN))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}", "mount the ESP read-write") from error
+
+    return (Repair(f"{path}: default {PATTERN}", mend),)
 
 
 def firmware(variables: Variables, tries: int, *, unified: bool) -> Iterator[Finding]:

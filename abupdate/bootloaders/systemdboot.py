@@ -191,12 +191,20 @@ class SystemdBootStore(Bootloader):
     def load(self) -> tuple[EntryFile, ...]:
         """The files of ours. Raises ConfigError where the folder is not there."""
         try:
-            names = self._files.names(self._entries)
-            found = [(name, file) for file in names if (name := parse_name(file, self._slots)) is not None]
-            read = [(name, file, self._files.read(self._entries / file, MAX_BYTES)) for name, file in found]
+            try:
+                read = self._read()
+            except FileNotFoundError:
+                # systemd's blessing of a boot gives an entry another name, in between.
+                read = self._read()
         except OSError as error:
             raise ConfigError(f"{self._entries}: {error.strerror}", "is the ESP mounted there? [bootloader] esp names the place") from error
         return tuple(EntryFile(name, file, data, decode(name.slot, data)) for name, file, data in read)
+
+    def _read(self) -> list[tuple[EntryName, str, bytes]]:
+        """Raises OSError."""
+        names = self._files.names(self._entries)
+        found = [(name, file) for file in names if (name := parse_name(file, self._slots)) is not None]
+        return [(name, file, self._files.read(self._entries / file, MAX_BYTES)) for name, file in found]
 
     def _commit(self, files: tuple[EntryFile, ...], state: BootState) -> None:
         for one in files:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from abupdate.formats.grubenv import SIZE_BYTES
 from images import pc
+from tests.qemu.hookcase import GONE, GOOD, JUNK, NO_INITRD, RUINED
 from tests.qemu.sdboot_bench import amd64_kernel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +32,6 @@ SLOT_MIB = {False: 2, True: 24}
 BOOT_WAIT_S = 120
 # What isa-debug-exit makes of the tiny kernel's word.
 _TINY_EXIT = 0x31 << 1 | 1
-
-# What a boot partition holds. GONE: no kernel. JUNK: what GRUB does not take for a kernel. RUINED: no file system.
-GOOD, GONE, NO_INITRD, JUNK, RUINED = "good", "gone", "no-initrd", "junk", "ruined"
 
 
 @dataclass(frozen=True, slots=True)

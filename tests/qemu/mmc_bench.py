@@ -18,7 +18,8 @@ from pathlib import Path
 
 from images.ubootbuild import ENV_BYTES, ENV_OFFSETS, uboot
 from tests.qemu import uboot_bench
-from tests.qemu.uboot_bench import BOOT_WAIT_S, GOOD, Bench, Board, Boot
+from tests.qemu.hookcase import GOOD
+from tests.qemu.uboot_bench import BOOT_WAIT_S, Bench, Board, Boot
 
 # U-Boot itself adds these to what it saves.
 RUNTIME = frozenset({"fdtcontroladdr", "fileaddr", "filesize", "stdin", "stdout", "stderr", "loadaddr", "bootargs"})

@@ -8,7 +8,7 @@ import pytest
 
 from tests.qemu.efi_bench import Bench, Machine, Power
 
-# On a busy host a boot takes twenty seconds. What every run boots is a whole device: test_efi_device.py.
+# On a busy host a boot takes twenty seconds. What every run boots is a whole device: test_x86_device.py.
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT_HASH = "5a" * 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ from abupdate.bootloaders.grub import GrubStore
 from abupdate.formats.grubenv import SECTOR_BYTES, SIGNATURE
 from abupdate.model import BootState, TrialPolicy
 from tests.qemu.forgetful_disk import forgetful_disk
-from tests.qemu.grub_bench import GONE, GOOD, HOOK, JUNK, NO_INITRD, RUINED, Bench, Board
+from tests.qemu.grub_bench import HOOK, Bench, Board
+from tests.qemu.hookcase import GONE, GOOD, JUNK, NO_INITRD, RUINED, Case, told, without
 from tests.sim import grub_hook_model
 
 RANDOM_STATES = 30
@@ -32,25 +32,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("grub-real"), real=True)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Variables, what lies in the boot partitions, and what must come of it. then: variables that differ afterwards."""
-
-    env: dict[str, str]
-    slot: str | None
-    then: dict[str, str] = field(default_factory=dict)
-    a: str = GOOD
-    b: str = GOOD
-    readonly: bool = False
-    trial: bool = False
-    failed: str = ""
-    unsaved: bool = False
-
-
-def without(env: dict[str, str], *names: str) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in names}
 
 
 # In each `./tests/run`; the others, and the same under UEFI, in `--all`.
@@ -117,10 +98,9 @@ def judged(case: Case, board: Board, *, uefi: bool = False) -> None:
     board.set(case.env)
     before = board.pull()
     expected = {**case.env, **case.then}
-    loads = [slot for slot, kind in (("A", case.a), ("B", case.b)) if kind == GOOD]
 
     boot = board.boot(readonly=case.readonly, uefi=uefi)
-    said = grub_hook_model.boot(case.env, loads, can_save=not case.readonly)
+    said = grub_hook_model.boot(case.env, case.loads, can_save=not case.readonly)
 
     args = boot.args
     assert args.get("abupdate.slot") == case.slot == said.slot, boot.console
@@ -130,19 +110,8 @@ def judged(case: Case, board: Board, *, uefi: bool = False) -> None:
         assert board.pull() == before
     if case.slot is None:
         return
-    assert args["root"] == f"PARTLABEL=rootfs_{case.slot.lower()}"
-    assert args["panic"] == "10"
-    assert args["console"] == "ttyS0"
-    assert "ro" in (boot.words or ())
-    assert ("abupdate.trial" in args) == case.trial == said.trial
-    assert args.get("abupdate.failed", "") == case.failed == ",".join(said.failed)
-    assert ("abupdate.unsaved" in args) == case.unsaved == said.unsaved
-    if case.trial:
-        assert args["abupdate.boot_timeout"] == args["watchdog.open_timeout"] == str(said.timeout_s)
-        assert f"abupdate: slot {case.slot} trial" in boot.console
-    else:
-        assert "abupdate.boot_timeout" not in args
-        assert f"abupdate: slot {case.slot} confirmed" in boot.console
+    told(case, said, args, "ttyS0")
+    assert f"abupdate: slot {case.slot} {'trial' if case.trial else 'confirmed'}" in boot.console
 
 
 @pytest.mark.parametrize("name", FEW)

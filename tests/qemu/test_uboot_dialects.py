@@ -13,9 +13,10 @@ from abupdate.bootloaders.swupdateenv import SWUpdate
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.bootloaders.ubootdialect import Dialect, Native
 from abupdate.model import BootState, TrialPolicy
+from tests.qemu.hookcase import GONE, GOOD, HANG, JUNK
 from tests.qemu.mmc_bench import MmcBench, MmcBoard
 from tests.qemu.test_uboot_saveenv import ARM
-from tests.qemu.uboot_bench import GONE, GOOD, HANG, JUNK, ROOT, Boot, run
+from tests.qemu.uboot_bench import ROOT, Boot, run
 from tests.sim import uboot_counting_model as model
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]

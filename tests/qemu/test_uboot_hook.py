@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 
 import pytest
 
 from tests.qemu.forgetful_disk import forgetful_disk
-from tests.qemu.uboot_bench import COPY_OFFSETS, ENV_BYTES, GONE, GOOD, HANG, JUNK, NO_INITRD, RUINED, Bench
+from tests.qemu.hookcase import GONE, GOOD, HANG, JUNK, NO_INITRD, RUINED, Case, told, without
+from tests.qemu.uboot_bench import COPY_OFFSETS, ENV_BYTES, Bench
 from tests.sim import uboot_hook_model
 
 RANDOM_STATES = 30
@@ -34,25 +34,6 @@ ROOTS = {"BOOT_A_VERITY": "0a" * 32, "BOOT_B_VERITY": "0b" * 32}
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("uboot"))
-
-
-@dataclass(frozen=True)
-class Case:
-    """An environment, what lies in the boot partitions, and what must come of it. then: variables that differ afterwards."""
-
-    env: dict[str, str]
-    slot: str | None
-    then: dict[str, str] = field(default_factory=dict)
-    a: str = GOOD
-    b: str = GOOD
-    readonly: bool = False
-    trial: bool = False
-    failed: str = ""
-    unsaved: bool = False
-
-
-def without(env: dict[str, str], *names: str) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name not in names}
 
 
 CASES = {
@@ -129,10 +110,9 @@ def test_decision(bench: Bench, name: str) -> None:
     board.set(case.env)
     before = board.copy(0), board.copy(1)
     expected = {**case.env, **case.then}
-    loads = [slot for slot, kind in (("A", case.a), ("B", case.b)) if kind == GOOD]
 
     boot = board.boot(readonly=case.readonly)
-    said = uboot_hook_model.boot(case.env, loads, can_save=not case.readonly)
+    said = uboot_hook_model.boot(case.env, case.loads, can_save=not case.readonly)
 
     args = boot.args
     assert args.get("abupdate.slot") == case.slot == said.slot, boot.console
@@ -146,20 +126,10 @@ def test_decision(bench: Bench, name: str) -> None:
         assert board.entries()[-len(case.env) :] == [(name, expected[name]) for name in case.env]
     if case.slot is None:
         return
-    assert args["root"] == f"PARTLABEL=rootfs_{case.slot.lower()}"
-    assert args["panic"] == "10"
+    told(case, said, args, "ttyAMA0")
     assert args.get("abupdate.verity", "") == case.env.get(f"BOOT_{case.slot}_VERITY", "")
-    assert args["console"] == "ttyAMA0"
-    assert "ro" in (boot.words or ())
-    assert ("abupdate.trial" in args) == case.trial == said.trial
-    assert args.get("abupdate.failed", "") == case.failed == ",".join(said.failed)
-    assert ("abupdate.unsaved" in args) == case.unsaved == said.unsaved
-    if case.trial:
-        assert args["abupdate.boot_timeout"] == args["watchdog.open_timeout"] == str(said.timeout_s)
-        assert f"abupdate: slot {case.slot} trial left {expected[f'BOOT_{case.slot}_LEFT']}" in boot.console
-    else:
-        assert "abupdate.boot_timeout" not in args
-        assert f"abupdate: slot {case.slot} confirmed left" in boot.console
+    said_left = f" trial left {expected[f'BOOT_{case.slot}_LEFT']}" if case.trial else " confirmed left"
+    assert f"abupdate: slot {case.slot}{said_left}" in boot.console
 
 
 def test_random_states_agree_with_the_model(bench: Bench) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.model import BootState, TrialPolicy
+from tests.qemu.hookcase import GONE, GOOD, HANG, JUNK, Case, told, without
 from tests.qemu.mmc_bench import MmcBench, MmcBoard
-from tests.qemu.test_uboot_hook import CASES, CONFIRMED, FOREIGN, TRIAL, Case, without
-from tests.qemu.uboot_bench import ENV_BYTES, GONE, GOOD, HANG, JUNK, ROOT
+from tests.qemu.test_uboot_hook import CASES, CONFIRMED, FOREIGN, TRIAL
+from tests.qemu.uboot_bench import ENV_BYTES, ROOT
 from tests.sim import uboot_hook_model
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
@@ -74,10 +75,9 @@ def test_decision_is_that_of_boot_cmd(bench: MmcBench, name: str) -> None:
     board.set(case.env)
     before = board.copy(0), board.copy(1)
     expected = {**case.env, **case.then}
-    loads = [slot for slot, kind in (("A", case.a), ("B", case.b)) if kind == GOOD]
 
     boot = board.power_on(readonly=case.readonly)
-    said = uboot_hook_model.boot(case.env, loads, can_save=not case.readonly)
+    said = uboot_hook_model.boot(case.env, case.loads, can_save=not case.readonly)
 
     args = boot.args
     assert args.get("abupdate.slot") == case.slot == said.slot, boot.console
@@ -89,12 +89,7 @@ def test_decision_is_that_of_boot_cmd(bench: MmcBench, name: str) -> None:
     if case.slot is None:
         assert "abupdate: no slot can be started, reset" in boot.console
         return
-    assert args["root"] == f"PARTLABEL=rootfs_{case.slot.lower()}"
-    assert (args["panic"], args["console"], "ro" in args) == ("10", "ttyAMA0", True)
-    assert ("abupdate.trial" in args) == case.trial == said.trial
-    assert args.get("abupdate.failed", "") == case.failed == ",".join(said.failed)
-    assert ("abupdate.unsaved" in args) == case.unsaved == said.unsaved
-    assert args.get("abupdate.boot_timeout") == args.get("watchdog.open_timeout") == (str(said.timeout_s) if case.trial else None)
+    told(case, said, args, "ttyAMA0")
     assert args.get("abupdate.verity", "") == case.env.get(f"BOOT_{case.slot}_VERITY", "")
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
 
+from tests.qemu.hookcase import GONE, GOOD, HANG, JUNK, NO_INITRD, RUINED
+
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = ROOT / "bootloader-hooks" / "uboot" / "boot.cmd"
 UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
@@ -29,9 +31,6 @@ BOOT_SECTORS = {"A": 20480, "B": 20480 + BOOT_BYTES // SECTOR_BYTES}
 DISK_BYTES = 16 << 20
 BOOT_WAIT_S = 60
 LOCK_REGISTER = 0x40100F0068  # of the watchdog at 00:1e.0, through memory-mapped configuration space
-
-# What a boot partition holds. GONE: no kernel. JUNK: a kernel that booti refuses. RUINED: no file system. HANG: starts and hangs.
-GOOD, GONE, NO_INITRD, JUNK, RUINED, HANG = "good", "gone", "no-initrd", "junk", "ruined", "hang"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
-"""The GRUB hook's decision as a pure function: which slot boots and what the environment block holds afterwards.
+"""hook_model.py in the words of bootloader-hooks/grub/grub.cfg; tests/qemu/test_grub_hook.py runs one table of scenarios through both.
 
-It says what bootloader-hooks/grub/grub.cfg does, for the crash simulator; tests/qemu/test_grub_hook.py runs one table of scenarios
-through both. `rauc_boot` is RAUC's script for GRUB, after its documented variables.
+`rauc_boot` is RAUC's script for GRUB, after its documented variables.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 
-from tests.sim.uboot_hook_model import SLOTS, HookBoot
+from tests.sim import hook_model
+from tests.sim.hook_model import SLOTS, HookBoot, Words
 
-DEFAULT_ORDER, DEFAULT_BUDGET, DEFAULT_TIMEOUT_S = "A B", "10", 120
+DEFAULT_TIMEOUT_S = 120
 # The hook's table of numbers ends here.
 MAX_LEFT = 15
-NAMES = ("ORDER", "TRIAL", "A_LEFT", "B_LEFT")
 
 
 def number(text: str) -> int:
@@ -27,81 +26,12 @@ def timeout(text: str) -> int:
     return int(text) if re.fullmatch("0+|0*[1-9][0-9]{0,4}", text) else DEFAULT_TIMEOUT_S
 
 
+_WORDS = Words("", "10", MAX_LEFT, number, timeout, lambda value, old: f"{value:02}")
+
+
 def boot(env: Mapping[str, str] | None, loads: Container[str] = SLOTS, can_save: bool = True) -> HookBoot:
-    """Run the hook once on the block's variables (None: it is no block).
-
-    loads: slots whose kernel and initrd load. can_save: False where GRUB's write fails, or is lost.
-    """
-    return _Hook(env, loads, can_save).run()
-
-
-class _Hook:
-    def __init__(self, env: Mapping[str, str] | None, loads: Container[str], can_save: bool) -> None:
-        self._stored = env
-        self._env = dict(env or {})
-        self._loads = loads
-        self._can_save = can_save
-        self._saves: list[Mapping[str, str]] = []
-        self._failed: list[str] = []
-        self._skipped = False
-        self._order = (self._env.get("ORDER") or DEFAULT_ORDER).split()
-        self._trial = (self._env.get("TRIAL", "").split() or [""])[-1]
-        self._budget = number(self._env.get("BUDGET") or DEFAULT_BUDGET)
-        self._full = max(self._budget, 1)
-
-    def run(self) -> HookBoot:
-        known = [slot for slot in self._order if slot in SLOTS]
-        confirmed = [slot for slot in known if slot != self._trial]
-        others = confirmed or [slot for slot in SLOTS if slot != self._trial]
-        if self._stored is None or not any(self._env.get(name) for name in NAMES):
-            return self._first(others, unsaved=False)
-        for slot in known:
-            found = self._counted(slot)
-            if found is not None:
-                return found
-        unsaved = bool(confirmed) and not self._save(dict.fromkeys(confirmed, self._full))
-        return self._first(others, unsaved=unsaved)
-
-    def _counted(self, slot: str) -> HookBoot | None:
-        left = number(self._env.get(f"{slot}_LEFT") or str(self._full))
-        if left == 0:
-            return None
-        trial = slot == self._trial
-        unsaved = False
-        if trial or self._budget > 0:
-            unsaved = not self._save({slot: left - 1})
-        if unsaved and trial:
-            self._skipped = True
-            return None
-        return self._start(slot, unsaved)
-
-    def _first(self, slots: list[str], unsaved: bool) -> HookBoot:
-        for slot in slots:
-            found = self._start(slot, unsaved)
-            if found is not None:
-                return found
-        return self._result(None, unsaved=False)
-
-    def _start(self, slot: str, unsaved: bool) -> HookBoot | None:
-        if slot in self._loads:
-            return self._result(slot, unsaved or self._skipped)
-        if slot not in self._failed:
-            self._failed.append(slot)
-        return None
-
-    def _result(self, slot: str | None, unsaved: bool) -> HookBoot:
-        trial = slot is not None and slot == self._trial
-        env = None if self._stored is None else dict(self._env)
-        seconds = timeout(self._env.get("TIMEOUT", "")) if trial else 0
-        return HookBoot(slot, trial, env, len(self._saves), tuple(self._failed), unsaved, seconds, tuple(self._saves))
-
-    def _save(self, values: Mapping[str, int]) -> bool:
-        """One write of all values."""
-        if not self._can_save:
-            return False
-        self._env.update({f"{slot}_LEFT": f"{value:02}" for slot, value in values.items()})
-        self._saves.append(dict(self._env))
-        return True
+    """See hook_model.boot; None: it is no environment block."""
+    return hook_model.boot(_WORDS, env, loads, can_save)
 
 
 def rauc_boot(env: Mapping[str, str] | None, loads: Container[str] = SLOTS) -> HookBoot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from abupdate import wiring
 from abupdate.bootloaders.efivars import GLOBAL_GUID, KEPT, Variable
+from abupdate.bootloaders.espfiles import LinuxEspFiles
 from abupdate.bootloaders.sdbootdoctor import LOADER_GUID, default_problem
 from abupdate.bootloaders.systemdboot import SystemdBootStore
 from abupdate.config import load
+from abupdate.errors import ConfigError
 from abupdate.formats.bootentry import encode, setting, with_setting
 from abupdate.formats.efiboot import decode_order, encode_order
 from abupdate.model import BootState, Finding, Grade, TrialPolicy
@@ -122,6 +125,20 @@ def test_fix_writes_the_default_and_keeps_the_other_lines(esp: Path, firmware: F
     assert setting(path.read_bytes(), "default") == "slot-*"
     assert path.read_bytes().splitlines()[1:] == [line for line in (conf or b"").splitlines() if not line.startswith(b"default")]
     assert bad(list(store.inspect())) == []
+
+
+def test_fix_on_an_esp_that_cannot_be_written_is_one_line_with_a_hint(esp: Path, firmware: Firmware) -> None:
+    class ReadOnly(LinuxEspFiles):
+        def rewrite(self, path: Path, data: bytes) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    (esp / "loader/loader.conf").write_text("timeout 3\n")
+    images = {slot: {"kernel": esp / f"abu/{slot}/vmlinuz"} for slot in SLOTS}
+    (repair,) = SystemdBootStore(esp, SLOTS, images, CMDLINE, files=ReadOnly(), variables=lambda: firmware).repairs()
+    with pytest.raises(ConfigError, match=r"loader.conf cannot be written: Read-only file system") as caught:
+        repair.run()
+    assert caught.value.hint
+    assert (esp / "loader/loader.conf").read_text() == "timeout 3\n"
 
 
 def test_what_is_missing_or_edited_on_the_esp_is_named(esp: Path, firmware: Firmware) -> None:

@@ -190,6 +190,20 @@ def test_the_trials_counter_is_read_from_the_name(store: SystemdBootStore, esp: 
     assert shown(store.read()) == (("A", "B"), {"A": 1, "B": 0}, "B", {})
 
 
+def test_an_entry_that_is_renamed_while_it_is_read_is_looked_up_again(store: SystemdBootStore, esp: Path) -> None:
+    """systemd-bless-boot does that at the very moment when the service starts on a confirmed slot."""
+    store.commit(ARMED_B)
+
+    class Blessed(LinuxEspFiles):
+        def names(self, folder: Path) -> tuple[str, ...]:
+            found = super().names(folder)
+            if (folder / "slot-B+3.conf").exists():
+                (folder / "slot-B+3.conf").rename(folder / "slot-B+2-1.conf")
+            return found
+
+    assert store_on(esp, Blessed()).read().left["B"] == 2
+
+
 def test_of_two_counted_names_the_one_with_fewer_boots_left_counts(store: SystemdBootStore, esp: Path) -> None:
     store.commit(ARMED_B)
     at = esp / "loader/entries"
