@@ -11,11 +11,11 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from qemu.console import Console, ConsoleError
 from qemu.monitor import Monitor
@@ -26,6 +26,7 @@ DEVICES = TREE / ".cache/devices"
 BOOT_TIMEOUT_S = 90.0
 # File of a frozen machine, in its folder.
 FROZEN = "state"
+_T = TypeVar("_T")
 SERVICE_LINE = re.compile(r"abupdate\[(?:service|fleet)\]: [^\n]*\n?")
 
 
@@ -159,21 +160,26 @@ class Machine(ABC):
         with (self.folder / "qemu.log").open("ab") as log:
             command = [*self.arguments(), *(["-incoming", f"exec:cat {incoming}"] if incoming else [])]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # One after the other: QEMU makes the sockets so, and a console that is connected twice would take the first one's words.
+        self._once_there(lambda: self.console.connect(self._sockets / "console"))
+        self.monitor = self._once_there(lambda: Monitor(self._sockets / "qmp"))
+        self.console.skip()
+        if incoming:
+            self._poll("query-status", "paused", ("internal-error", "guest-panicked"))
+        self.monitor.execute("cont")
+
+    def _once_there(self, connect: Callable[[], _T]) -> _T:
+        """Connect to a socket of a QEMU that is just starting."""
+        assert self._process is not None
         deadline = time.monotonic() + 10
         while True:
             try:
-                self.console.connect(self._sockets / "console")
-                self.monitor = Monitor(self._sockets / "qmp")
-                break
+                return connect()
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.kill()
                     raise ConsoleError(f"QEMU did not start: {(self.folder / 'qemu.log').read_text()[-1000:]}") from None
                 time.sleep(0.02)
-        self.console.skip()
-        if incoming:
-            self._poll("query-status", "paused", ("internal-error", "guest-panicked"))
-        self.monitor.execute("cont")
 
     @property
     def running(self) -> bool:

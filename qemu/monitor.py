@@ -10,14 +10,14 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qemu.qmp import QMPClient
+from qemu.qmp import ConnectError, QMPClient
 
 Result = TypeVar("Result")
 CALL_TIMEOUT_S = 20.0
 
 
 class Monitor:
-    """One QMP connection, with an event loop in a thread of its own."""
+    """One QMP connection, with an event loop in a thread of its own. Raises ConnectionError where nobody listens (yet)."""
 
     def __init__(self, path: Path) -> None:
         self.events: list[dict[str, Any]] = []
@@ -26,7 +26,12 @@ class Monitor:
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
         self._client: Any = None
-        self._call(self._open(path))
+        try:
+            self._call(self._open(path))
+        except ConnectError as error:
+            # The library's own is no OSError, which is what whoever waits for a machine to start looks for.
+            self._end_loop()
+            raise ConnectionError(f"{path}: {error}") from error
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT_S)
@@ -72,6 +77,9 @@ class Monitor:
         """Disconnect and end the thread."""
         with contextlib.suppress(Exception):
             self._call(self._close())
+        self._end_loop()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
