@@ -29,8 +29,10 @@ MAY: dict[str, set[str]] = {
     "fleet": {"durable", "formats", "model", "ports", "log"},
     "host": {"formats", "model", "log"},
     "admin": {"formats", "model", "fleet", "log"},
+    "bootwiring": {"config", "bootloaders", "devices", "model", "ports"},
     "fleetwiring": {"wiring", "config", "fleetsettings", "devices", "durable", "fleet", "formats", "log", "operations"},
     "wiring": {
+        "bootwiring",
         "config",
         "fleetsettings",
         "operations",

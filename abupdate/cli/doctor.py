@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-from abupdate import wiring
+from abupdate import bootwiring, wiring
 from abupdate.cli.output import say
 from abupdate.config import Settings, check_private, load
 from abupdate.devices import discovery, usage, watchdog_sysfs
@@ -89,7 +89,7 @@ def _slots(settings: Settings) -> Iterable[Finding]:
 
 def _apart(settings: Settings) -> Iterable[Finding]:
     if all(path.exists() or usage.is_to_be_made(path) for part in settings.slots.values() for path in part.images.values()):
-        wiring.check_apart(settings, wiring.bootloader(settings)[0])
+        wiring.check_apart(settings, bootwiring.bootloader(settings)[0])
     return ()
 
 
@@ -114,7 +114,7 @@ def _state_dir(settings: Settings) -> Iterable[Finding]:
 
 
 def _store(settings: Settings) -> Iterable[Finding]:
-    store, tears = wiring.bootloader(settings)
+    store, tears = bootwiring.bootloader(settings)
     if tears:
         yield Finding(Grade.FAIL, "boot store", tears, "make it redundant, or accept the risk with [bootloader] allow_single_env = true")
     yield from store.inspect()

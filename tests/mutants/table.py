@@ -816,7 +816,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "environment: a single copy is flashed over",
-        "abupdate/wiring.py",
+        "abupdate/bootwiring.py",
         '"" if settings.bootloader.allow_single_env else store.tears',
         '"" if not settings.bootloader.allow_single_env else store.tears',
         "a cut in the commit loses the whole environment",
@@ -1852,7 +1852,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "rauc: our own script's dialect under its script",
-        "abupdate/wiring.py",
+        "abupdate/bootwiring.py",
         "if not chosen.dialect and kernel_argument",
         "if chosen.dialect and kernel_argument",
         "the first refill writes a counter that the script takes for none",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate import wiring
+from abupdate import bootwiring
 from abupdate.bootloaders.efi import MARKER_GUID, MARKER_NAME, EfiStore
 from abupdate.bootloaders.efientries import SlotFiles
 from abupdate.bootloaders.efistate import placed
@@ -545,10 +545,10 @@ def settings(text: str) -> Settings:
 
 
 def test_the_example_that_users_copy_is_a_whole_configuration() -> None:
-    found, tears = wiring.bootloader(settings(EXAMPLE.read_text()))
+    found, tears = bootwiring.bootloader(settings(EXAMPLE.read_text()))
     assert isinstance(found, EfiStore)
     assert (found.location, tears, found.places()) == ("efi:BootOrder", "", ())
-    wiring.check_traits(settings(EXAMPLE.read_text()), found.traits)
+    bootwiring.check_traits(settings(EXAMPLE.read_text()), found.traits)
 
 
 @pytest.mark.parametrize(
@@ -565,7 +565,7 @@ def test_the_example_that_users_copy_is_a_whole_configuration() -> None:
 def test_what_firmware_cannot_do_is_refused_with_a_hint(old: str, new: str, words: str) -> None:
     wrong = settings(re.sub(old, new, EXAMPLE.read_text()))
     with pytest.raises(ConfigError, match=re.escape(words)) as caught:
-        wiring.check_traits(wrong, wiring.bootloader(wrong)[0].traits)
+        bootwiring.check_traits(wrong, bootwiring.bootloader(wrong)[0].traits)
     assert caught.value.exit_code == 2
     assert caught.value.hint
     assert "\n" not in caught.value.message
@@ -573,5 +573,5 @@ def test_what_firmware_cannot_do_is_refused_with_a_hint(old: str, new: str, word
 
 def test_unified_images_need_no_initramfs() -> None:
     text = re.sub(r"(?m)^images\.initrd = .*\n", "", EXAMPLE.read_text()).replace("images.kernel", "images.uki")
-    found, _ = wiring.bootloader(settings(text))
+    found, _ = bootwiring.bootloader(settings(text))
     assert isinstance(found, EfiStore)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate import wiring
+from abupdate import bootwiring
 from abupdate.bootloaders import grubenvfile
 from abupdate.bootloaders.envcalls import LinuxCalls
 from abupdate.bootloaders.grub import GrubStore
@@ -208,7 +208,7 @@ def test_another_abupdate_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_service_waits_for_another_one_no_longer_than_its_watchdog_allows(path: Path) -> None:
     text = CONFIG.replace('kind = "uboot"', 'kind = "grub"').format(bootloader=f'grubenv = "{path}"', trial="[watchdog]\ntimeout_s = 1")
-    store, _ = wiring.bootloader(compose([(Path("/c"), text.encode())], Path("/c")), petting=True)
+    store, _ = bootwiring.bootloader(compose([(Path("/c"), text.encode())], Path("/c")), petting=True)
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         began_s = time.monotonic()

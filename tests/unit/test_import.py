@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abupdate.__main__ import main
+from abupdate.bootwiring import uboot_dialect
 from abupdate.config import Settings, compose
 from abupdate.errors import ConfigError
 from abupdate.formats import libconfig
 from abupdate.formats.foreignconfig import KINDS, MAX_BYTES, to_toml
-from abupdate.wiring import uboot_dialect
 
 RAUC = b"""\
 [system]

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,18 @@ def test_the_service_goes_on_without_a_state_dir_that_others_can_write(device: W
     assert board.state.load() == (None, 0)
     with pytest.raises(ConfigError):
         wiring.tolerant(settings)
+
+
+def test_the_service_does_not_go_on_with_more_tries_than_the_bootloader_counts(
+    device: Workstation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does it say that it goes on."""
+    settings = load(device.config)
+    settings = replace(settings, bootloader=replace(settings.bootloader, dialect="rauc"), trial=replace(settings.trial, tries=10))
+    writable(device.state)
+    with pytest.raises(ConfigError, match="tries = 10"):
+        wiring.tolerant(settings, service=True)
+    assert not caplog.messages
 
 
 def test_what_others_can_only_read(device: Workstation, kit: Kit) -> None:

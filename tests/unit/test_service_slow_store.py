@@ -35,7 +35,7 @@ class Device(Bootloader):
         self.longest_s = 0.0
 
     def _slow(self) -> None:
-        # As wiring.bootloader grants a program.
+        # As bootwiring grants a program.
         self.now_s += TIMEOUT_S / 6 - 0.1
 
     def read(self) -> BootState:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from abupdate import wiring
+from abupdate import bootwiring
 from abupdate.bootloaders.efivars import GLOBAL_GUID, KEPT, Variable
 from abupdate.bootloaders.espfiles import LinuxEspFiles
 from abupdate.bootloaders.sdbootdoctor import LOADER_GUID, default_problem
@@ -254,8 +254,8 @@ def test_a_setting_that_is_changed_is_read_back() -> None:
 def test_the_configuration_and_loader_conf_of_the_porting_guide_are_valid() -> None:
     hooks = ROOT / "bootloader-hooks/systemd-boot"
     settings = load(hooks / "config.toml")
-    store, tears = wiring.bootloader(settings)
+    store, tears = bootwiring.bootloader(settings)
     assert isinstance(store, SystemdBootStore)
     assert tears == ""
-    wiring.check_traits(settings, store.traits)
+    bootwiring.check_traits(settings, store.traits)
     assert default_problem((hooks / "loader.conf").read_bytes()) == ""

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abupdate import machine, wiring
+from abupdate import bootwiring, machine
 from abupdate.bootloaders.bootcounting import limit
 from abupdate.bootloaders.menderenv import Mender
 from abupdate.bootloaders.swupdateenv import SWUpdate
 from abupdate.bootloaders.uboot import UBootStore
 from abupdate.bootloaders.ubootdialect import Dialect, Native
+from abupdate.bootwiring import check_traits, uboot_dialect
 from abupdate.config import compose
 from abupdate.errors import AbupdateError, ConfigError
 from abupdate.formats.ubootenv import Environment
 from abupdate.model import Attempt, BootState, Facts, Grade, Phase, Record, SaveRecord, Situation, SlotRecord, SlotState, TrialPolicy
-from abupdate.wiring import check_traits, uboot_dialect
 from tests.contract.ubootdialects import OnMender, OnSWUpdate, Rauc
 
 SLOTS = ("A", "B")
@@ -387,7 +387,7 @@ def test_dialects_come_from_the_configuration() -> None:
     [({"rauc.slot": "A"}, True), ({"rauc.slot": "A", "abupdate.slot": "A"}, False), ({"abupdate.slot": "A"}, False)],
 )
 def test_our_counters_are_kept_from_raucs_script(monkeypatch: pytest.MonkeyPatch, arguments: dict[str, str], refusal: bool) -> None:
-    monkeypatch.setattr(wiring, "kernel_argument", arguments.get)
+    monkeypatch.setattr(bootwiring, "kernel_argument", arguments.get)
     assert configured('dialect = "rauc"', "confirmed_tries = 9")[0] == RAUC
     if not refusal:
         assert configured("")[0] == Native(SLOTS)
