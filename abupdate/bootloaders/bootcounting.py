@@ -80,6 +80,13 @@ def state_of(environment: Environment, slots: tuple[str, ...], first: str, *, on
     return BootState(order, boots, first if on_trial else None, policy, floor_in(environment.get(FLOOR)), fresh)
 
 
+def begun(environment: Environment, state: BootState) -> Environment:
+    """What a store is written anew from: with a bootlimit, without which it would allow fewer tries than are configured."""
+    if environment.get(LIMIT) is not None or state.policy is None:
+        return environment
+    return environment.changed({LIMIT: b"%d" % state.policy.tries})
+
+
 def values(environment: Environment, state: BootState, slots: tuple[str, ...]) -> dict[str, bytes | None]:
     """The common variables for a state; a policy or floor that is None stays as the store has it. Raises ConfigError for a state that
     such a script cannot hold."""

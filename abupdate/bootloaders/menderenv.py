@@ -53,7 +53,9 @@ class Mender:
 
     def changed(self, environment: Environment, state: BootState, *, anew: bool = False) -> Environment:
         """See Dialect."""
-        if not anew:
+        if anew:
+            environment = bootcounting.begun(environment, state)
+        else:
             self._check(environment)
         values = bootcounting.values(environment, state, self.slots)
         number = self.partitions[state.order[0]]
@@ -87,8 +89,8 @@ class Mender:
         raw = environment.get(PART)
         if raw is None:
             return None
-        number = _number(raw, 10)
-        slot = next((slot for slot, known in self.partitions.items() if known == number), None)
+        # As the scripts compare: 09 is no 9 to them, nor to the name of a device.
+        slot = next((slot for slot, known in self.partitions.items() if raw == b"%d" % known), None)
         if slot is None:
             names = ", ".join(f"{known} for slot {slot}" for slot, known in self.partitions.items())
             raise ConfigError(f"U-Boot boots from {PART} = {_shown(raw)}, which is no slot's", f"[bootloader] partitions says {names}")

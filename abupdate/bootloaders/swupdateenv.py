@@ -68,7 +68,9 @@ class SWUpdate:
 
     def changed(self, environment: Environment, state: BootState, *, anew: bool = False) -> Environment:
         """See Dialect."""
-        if not anew and self._first(environment) is None:
+        if anew:
+            environment = bootcounting.begun(environment, state)
+        elif self._first(environment) is None:
             raise ConfigError(*self._absent())
         values = bootcounting.values(environment, state, self.slots)
         ustate = OK if state.trial is None else INSTALLED

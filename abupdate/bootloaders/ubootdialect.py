@@ -6,6 +6,7 @@ menderenv.py and swupdateenv.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -17,9 +18,10 @@ from abupdate.model import BootState, BootTraits, Finding, Grade, TrialPolicy
 
 _LARGEST_POLICY = TrialPolicy(tries=0xFF, budget=0xFF, boot_timeout_s=0xFFFF)
 _OURS = BootTraits(max_tries=99, counts_confirmed=True, falls_through=True, armed_in_store=True, keeps_verity=True)
-# RAUC's script compares with `test`, which reads decimal digits, and counts with `setexpr`, which knows hexadecimal only: what begins
-# with a letter is 0 to it. Beyond 9 the two do not mean the same.
+# RAUC's script compares with `test`, to which a leading 0 is octal and a letter no number, and counts with `setexpr`, which knows
+# hexadecimal only. Beyond 9 (or 07) the two do not mean the same, and what looks like many boots may be none.
 _RAUC_MOST = 9
+_RAUC_COUNTS = re.compile(rb"0*[0-7]|[89]")
 _RAUC = BootTraits(_RAUC_MOST, counts_confirmed=True, falls_through=False, armed_in_store=True, max_confirmed=_RAUC_MOST)
 _RAUC_POLICY = TrialPolicy(tries=3, budget=3)
 
@@ -69,12 +71,17 @@ class Native:
 
     def state_of(self, environment: Environment) -> BootState:
         """See Dialect; never raises."""
-        return ubootvars.state_of(environment, self.slots, _RAUC_POLICY if self.rauc else None)
+        if not self.rauc:
+            return ubootvars.state_of(environment, self.slots)
+        state = ubootvars.state_of(environment, self.slots, _RAUC_POLICY)
+        policy = state.policy or _RAUC_POLICY
+        left = {slot: _rauc_boots(environment.get(ubootvars.left_name(slot)), listed=slot in state.order) for slot in self.slots}
+        return replace(state, left=left, policy=replace(policy, budget=min(policy.budget, _RAUC_MOST)))
 
     def changed(self, environment: Environment, state: BootState, *, anew: bool = False) -> Environment:
         """See Dialect."""
         if self.rauc:
-            self._check_rauc(environment, state)
+            self._check_rauc(state)
         return ubootvars.changed(environment, state, self.slots)
 
     def largest(self, environment: Environment, state: BootState) -> BootState:
@@ -87,22 +94,31 @@ class Native:
         if not self.rauc:
             return
         for slot in self.slots:
-            raw = (environment.get(ubootvars.left_name(slot)) or b"0").decode(errors="replace")
-            if not (raw.isascii() and raw.isdigit() and int(raw) <= _RAUC_MOST):
-                text = f"{ubootvars.left_name(slot)} is {raw[:20]!a}, which RAUC's script may take for 0"
+            raw = environment.get(ubootvars.left_name(slot)) or b"0"
+            if not _RAUC_COUNTS.fullmatch(raw):
+                shown = ascii(raw[:20].decode(errors="replace"))
+                text = f"{ubootvars.left_name(slot)} is {shown}, which RAUC's script may take for 0"
                 yield Finding(Grade.WARN, "boot script", text, f"fw_setenv {ubootvars.left_name(slot)} 3")
         policy = self.state_of(environment).policy
         if policy is not None and policy.budget == 0:
             text = "RAUC's script counts every boot, and confirmed_tries = 0 leaves a confirmed slot one"
             yield Finding(Grade.WARN, "boot script", text, "set [trial] confirmed_tries to 1 to 9")
 
-    def _check_rauc(self, environment: Environment, state: BootState) -> None:
+    def _check_rauc(self, state: BootState) -> None:
         if state.verity:
             raise ConfigError(
                 "RAUC's boot script hands no root hash to the kernel", 'use our own script (dialect = ""), or an image without verity'
             )
-        stands = ubootvars.state_of(environment, self.slots, _RAUC_POLICY).left
-        for slot, left in state.left.items():
-            if left > _RAUC_MOST and left != stands.get(slot):
+        for left in state.left.values():
+            if left > _RAUC_MOST:
                 hint = f"set [trial] tries and confirmed_tries to {_RAUC_MOST} at most"
                 raise ConfigError(f"RAUC's boot script counts to {_RAUC_MOST} boots, not {left}", hint)
+
+
+def _rauc_boots(raw: bytes | None, *, listed: bool) -> int:
+    """Boots in a counter, 0 where RAUC's script may see none. listed: in the order, where the script makes what is missing."""
+    if raw is None:
+        return _RAUC_POLICY.budget if listed else 0
+    octal = raw[:1] == b"0" and raw[1:2] not in (b"x", b"X")
+    number = ubootvars.counter(raw)
+    return number if number <= (7 if octal else _RAUC_MOST) else 0

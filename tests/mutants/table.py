@@ -1845,9 +1845,25 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "rauc: counters that its script cannot read",
         "abupdate/bootloaders/ubootdialect.py",
-        "            if left > _RAUC_MOST and left",
-        "            if left > 0xFF and left",
+        "            if left > _RAUC_MOST:",
+        "            if left > 0xFF:",
         "the script passes over the good slot",
+        _DIALECTS,
+    ),
+    Mutant(
+        "rauc: a counter that its script misreads counts",
+        "abupdate/bootloaders/ubootdialect.py",
+        "    return number if number <= (7 if octal else _RAUC_MOST) else 0\n",
+        "    return min(number, _RAUC_MOST)\n",
+        "the good slot behind a trial keeps a counter that the script takes for none, and the trial is never left",
+        _DIALECTS,
+    ),
+    Mutant(
+        "boot counter: store written anew without bootlimit",
+        "abupdate/bootloaders/bootcounting.py",
+        '    return environment.changed({LIMIT: b"%d" % state.policy.tries})\n',
+        "    return environment\n",
+        "after a repair no verb works: fewer tries can be counted than are configured",
         _DIALECTS,
     ),
     Mutant(

@@ -19,7 +19,20 @@ from abupdate.bootwiring import check_traits, uboot_dialect
 from abupdate.config import compose
 from abupdate.errors import AbupdateError, ConfigError
 from abupdate.formats.ubootenv import Environment
-from abupdate.model import Attempt, BootState, Facts, Grade, Phase, Record, SaveRecord, Situation, SlotRecord, SlotState, TrialPolicy
+from abupdate.model import (
+    Attempt,
+    BootState,
+    CommitBoot,
+    Facts,
+    Grade,
+    Phase,
+    Record,
+    SaveRecord,
+    Situation,
+    SlotRecord,
+    SlotState,
+    TrialPolicy,
+)
 from tests.contract.ubootdialects import OnMender, OnSWUpdate, Rauc
 
 SLOTS = ("A", "B")
@@ -137,7 +150,7 @@ def test_without_the_question_there_is_no_canary_to_miss(tmp_path: Path) -> None
     assert store_of(subject).read() == ARMED
 
 
-@pytest.mark.parametrize("part", ["7", "x", "0x9", "-9", "99999999999999999999", "9 ", "A"])
+@pytest.mark.parametrize("part", ["7", "x", "0x9", "09", "-9", "99999999999999999999", "9 ", "A"])
 def test_part_that_is_no_slots_is_refused(tmp_path: Path, part: str) -> None:
     subject = OnMender(tmp_path)
     subject.set(mender_boot_part=part)
@@ -316,6 +329,48 @@ def test_counters_that_raucs_script_reads_as_none_are_never_written(tmp_path: Pa
         store_of(subject).commit(BootState(SLOTS, {"A": 3, "B": 3}, verity={"A": "ab" * 32}))
 
 
+@pytest.mark.parametrize(
+    ("raw", "boots"), [("1", 1), ("9", 9), ("03", 3), ("3x", 3), ("0x3", 3), ("x", 0), ("a", 0), ("10", 0), ("08", 0), ("09", 0), ("ff", 0)]
+)
+def test_counter_that_raucs_script_takes_for_another_number_is_none(tmp_path: Path, raw: str, boots: int) -> None:
+    """`test` of U-Boot 2023.01 says that a, 08, 09 and ff are not above 0; after one boot 10 is f, which is not either."""
+    subject = Rauc(tmp_path)
+    subject.set(BOOT_ORDER="A B", BOOT_A_LEFT=raw, BOOT_B_LEFT="3")
+    assert store_of(subject).read().left == {"A": boots, "B": 3}
+    said = [found.text for found in store_of(subject).inspect() if "may take for 0" in found.text]
+    assert len(said) == (raw not in ("1", "9", "03"))
+
+
+@pytest.mark.parametrize("left", ["a", "08"])
+def test_good_slot_behind_a_rauc_trial_has_boots_that_the_script_can_read(tmp_path: Path, left: str) -> None:
+    """RAUC itself writes such a counter with boot-attempts=10; behind a trial that hangs the script would pass over the good slot."""
+    subject = Rauc(tmp_path)
+    subject.set(BOOT_ORDER="A B", BOOT_A_LEFT=left, BOOT_B_LEFT="3")
+    policy = TrialPolicy(3, 9, 120)
+    for request in (machine.Write("B", "22", "2", 2), machine.Activate("B", verified=True)):
+        slots = {"B": SlotRecord(SlotState.WRITTEN, "2", "22", 2)}
+        facts = Facts(SLOTS, "A", "boot", store_of(subject).read(), "env", Record(0, slots), policy)
+        for step in machine.decide(facts, request):
+            if isinstance(step, CommitBoot):
+                store_of(subject).commit(step.state)
+    assert (subject.values()["BOOT_A_LEFT"], subject.values()["BOOT_B_LEFT"]) == ("9", "3")
+
+
+def test_rauc_board_that_ran_our_script_before_is_refilled_with_what_its_script_can_count(tmp_path: Path) -> None:
+    subject = Rauc(tmp_path)
+    subject.set(BOOT_ORDER="A B", BOOT_A_LEFT="2", BOOT_B_LEFT="3", BOOT_BUDGET="a", BOOT_TRIES="3", BOOT_TIMEOUT="78")
+    facts = Facts(SLOTS, "A", "boot", store_of(subject).read(), "env", Record(store="env"), TrialPolicy(3, 9, 120))
+    (step,) = machine.decide(facts, machine.Start())
+    store_of(subject).commit(step.state)  # type: ignore[union-attr]
+    assert subject.values()["BOOT_A_LEFT"] == "9"
+
+
+def test_counter_that_is_missing_is_what_raucs_script_puts_there(tmp_path: Path) -> None:
+    subject = Rauc(tmp_path)
+    subject.set(BOOT_ORDER="A", BOOT_BUDGET="9", BOOT_TRIES="2")
+    assert store_of(subject).read().left == {"A": 3, "B": 0}
+
+
 def test_refill_on_a_rauc_board_never_goes_beyond_what_its_script_can_count(tmp_path: Path) -> None:
     subject = Rauc(tmp_path)
     subject.set(BOOT_ORDER="A B", BOOT_A_LEFT="2", BOOT_B_LEFT="3")
@@ -443,6 +498,16 @@ def test_store_without_a_valid_copy_asks_for_no_fewer_tries_and_can_be_written_a
         state = BootState(("A",), {"A": 1, "B": 0}, policy=POLICY)
         store_of(subject).rebuild(state)
         assert (store_of(subject).read().order, store_of(subject).read().left) == (("A",), {"A": 1, "B": 0})
+        # Without bootlimit the next verb would find that U-Boot counts fewer boots than [trial] tries.
+        assert store_of(subject).traits.max_tries == 3
+
+
+def test_trial_goes_on_in_a_store_that_is_written_anew(tmp_path: Path) -> None:
+    for subject in (OnMender(tmp_path / "m"), OnSWUpdate(tmp_path / "s")):
+        subject.spoil()
+        store_of(subject).rebuild(BootState(("B", "A"), {"A": 1, "B": 1}, "B", POLICY))
+        assert (subject.values()["bootlimit"], subject.values()["bootcount"]) == ("3", "2")
+        assert store_of(subject).read().left == {"A": 1, "B": 1}
 
 
 text = st.text("0123456789abAB x-", max_size=6)
