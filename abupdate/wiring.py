@@ -110,16 +110,27 @@ def check_devices(settings: Settings, *, present: bool = True) -> None:
             raise ConfigError(f"state_dir {settings.state_dir} lies on slot {name} ({path})", "put it on a partition that no update writes")
 
 
-def check_apart(settings: Settings, store: Bootloader) -> None:
-    """Nothing lies on an image's place, under whatever name: no other image, nor the boot store. Raises ConfigError."""
+def check_apart(settings: Settings, store: Bootloader, *, present: bool = True) -> None:
+    """Nothing lies on an image's place, under whatever name: no other image, nor the boot store. present: all of them must be there.
+
+    Raises ConfigError.
+    """
     from abupdate.devices import usage
 
-    places = [(f"{slot}.{image}", path) for slot, part in settings.slots.items() for image, path in part.images.items()]
+    named = [(f"{slot}.{image}", path) for slot, part in settings.slots.items() for image, path in part.images.items()]
+    places = [(name, path) for name, path in named if present or path.exists()]
     for (one, path), (other, place) in permutations(places, 2):
         if usage.covers(path, place):
             hint = "every image needs a place of its own"
             raise ConfigError(f"{other} ({place}) lies on {one} ({path})", hint)
     for place, start, end in store.places():
+        if not present and not place.exists():
+            continue
+        if not usage.is_to_be_made(place) and not place.is_char_device():
+            try:
+                usage.identify(place)
+            except ConfigError as error:
+                raise ConfigError(f"the boot store's place {error.message}", "`abupdate doctor` says what is missing") from error
         for name, path in places:
             if usage.covers(path, place, start, end):
                 raise ConfigError(f"the boot store on {place} lies on slot {name} ({path})", "no update may write over it")

@@ -88,10 +88,13 @@ class GrubStore(Bootloader):
         self._wanted(grubenv.parse(self._file.read(), str(self._path)), state)
 
     def rebuild(self, state: BootState) -> None:
-        """See ports.Bootloader. What others wrote is lost where nothing of it reads as GRUB would; a valid block is committed to."""
+        """See ports.Bootloader. What others wrote is lost where nothing of it reads as GRUB would; a valid block is committed to.
+
+        Raises ConfigError too, for a file that is something else.
+        """
 
         def wanted(found: bytes) -> bytes:
-            block = grubenv.salvaged(found)
+            block = grubenv.salvaged(found, str(self._path))
             try:
                 return self._wanted(block, state)
             except ConfigError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from abupdate.bootloaders.grubenvfile import GrubenvFile
 from abupdate.errors import AbupdateError
 from abupdate.formats import grubenv
 from abupdate.formats.mountinfo import Mount, parse_mounts
@@ -24,13 +24,8 @@ _ELSEWHERE = "put grubenv on a plain partition with ext4 or FAT, load it from th
 def inspect(path: Path, *, rauc: bool, mountinfo: Path, sysfs: Path) -> Iterator[Finding]:
     """The findings. rauc: RAUC's script is to be there instead of ours. mountinfo, sysfs: /proc/self/mountinfo, /sys/dev/block."""
     try:
+        grubenv.parse(GrubenvFile.at(path).read(), str(path))
         found = path.stat()
-        with path.open("rb") as file:
-            grubenv.parse(file.read(grubenv.SIZE_BYTES + 1), str(path))
-    except OSError as error:
-        hint = f"grub-editenv {path} create" if error.errno == errno.ENOENT else "[bootloader] grubenv names GRUB's environment block"
-        yield Finding(Grade.FAIL, TOPIC, f"{path}: {error.strerror}", hint)
-        return
     except AbupdateError as error:
         yield Finding(Grade.FAIL, TOPIC, error.message, error.hint)
         return

@@ -78,7 +78,7 @@ class UBootStore(Bootloader):
             with config_path.open("rb") as file:
                 text = file.read(fwenvconfig.MAX_CONFIG_BYTES + 1)
         except OSError as error:
-            hint = "[bootloader] fw_env_config names the file that tells where U-Boot's environment lies"
+            hint = "[bootloader] fw_env_config names it; device, offset and size of each copy: /dev/disk/by-partlabel/env 0x0 0x4000"
             raise ConfigError(f"{config_path}: {error.strerror}", hint) from None
         self._locations = fwenvconfig.parse(text, str(config_path))
         self._holds_bootcmd = False

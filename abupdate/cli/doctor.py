@@ -29,6 +29,8 @@ def doctor(options: Namespace) -> int:
     settings = load(options.config)
     board = wiring.tolerant(settings)
     if options.fix:
+        # A store on a slot is a slip in the configuration, and what would be written over may be the system that runs.
+        wiring.check_apart(settings, board.store, present=False)
         count = fix(board, lambda line: print(f"fix: {line}", file=sys.stderr))
         if not count:
             print("fix: nothing to repair", file=sys.stderr)

@@ -30,6 +30,8 @@ EMPTY = (SIGNATURE + WARNING + b"\n").ljust(SIZE_BYTES, b"#")
 _LINE = re.compile(rb"((?:[^\\\n]|\\[\s\S])*)\n")
 # A line that is no comment: up to the first `=` newlines are part of the name.
 _VARIABLE = re.compile(rb"[^=]*=(?:[^\\\n]|\\[\s\S])*\n")
+_SOMETHING_ELSE = f"has more than {SIZE_BYTES} bytes and does not begin as an environment block of GRUB does"
+_NAMED = "is it the right file? [bootloader] grubenv names it"
 _ESCAPED = re.compile(rb"\\([\s\S])")
 
 
@@ -52,6 +54,8 @@ class Block:
 def parse(data: bytes, where: str) -> Block:
     """Raises StoreUnreadable for another size and for another signature."""
     hint = f"`abupdate doctor --fix` shows and writes a new one; so does: grub-editenv {where} create"
+    if _is_something_else(data):
+        raise StoreUnreadable(f"{where} {_SOMETHING_ELSE}", _NAMED)
     if len(data) != SIZE_BYTES:
         size = f"{len(data)}" if len(data) < SIZE_BYTES else f"more than {SIZE_BYTES}"
         raise StoreUnreadable(f"{where} has {size} bytes, an environment block of GRUB has {SIZE_BYTES}", hint)
@@ -60,8 +64,13 @@ def parse(data: bytes, where: str) -> Block:
     return Block(_lines(data))
 
 
-def salvaged(data: bytes) -> Block:
-    """The lines of what `parse` raises StoreUnreadable for, where it is at least an environment block of another size."""
+def salvaged(data: bytes, where: str) -> Block:
+    """The lines of what `parse` raises StoreUnreadable for, where it is at least an environment block of another size.
+
+    Raises ConfigError for a longer file that begins otherwise: nothing makes that of a block, so it is somebody else's.
+    """
+    if _is_something_else(data):
+        raise ConfigError(f"{where} {_SOMETHING_ELSE}", _NAMED)
     return Block(_lines(data)) if data.startswith(SIGNATURE) else Block()
 
 
@@ -93,6 +102,10 @@ def sectors(old: bytes, new: bytes) -> tuple[tuple[int, bytes], ...]:
     starts = range(SIZE_BYTES - SECTOR_BYTES, -1, -SECTOR_BYTES)
     pieces = ((start, new[start : start + SECTOR_BYTES]) for start in starts)
     return tuple((start, piece) for start, piece in pieces if piece != old[start : start + SECTOR_BYTES])
+
+
+def _is_something_else(data: bytes) -> bool:
+    return len(data) > SIZE_BYTES and not data.startswith(SIGNATURE)
 
 
 def _lines(data: bytes) -> tuple[bytes, ...]:

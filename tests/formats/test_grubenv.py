@@ -116,8 +116,16 @@ def test_what_is_no_block_of_that_size_is_unreadable(data: bytes) -> None:
 
 
 def test_a_block_of_another_size_is_salvaged() -> None:
-    assert salvaged(block(b"foo=1\n", b"bar=2\n")[:-7]).lines == (b"foo=1", b"bar=2")
-    assert salvaged(b"rubbish") == Block()
+    assert salvaged(block(b"foo=1\n", b"bar=2\n")[:-7], "grubenv").lines == (b"foo=1", b"bar=2")
+    assert salvaged(b"rubbish", "grubenv") == Block()
+
+
+def test_a_longer_file_that_begins_otherwise_is_somebody_elses_and_no_hint_says_to_write_over_it() -> None:
+    script = b"menuentry x { linux /vmlinuz }\n".ljust(SIZE_BYTES + 1, b"#")
+    for read in (parse, salvaged):
+        with pytest.raises(ConfigError, match="grubenv has more than 1024 bytes and does not begin") as caught:
+            read(script, "grubenv")
+        assert caught.value.hint == "is it the right file? [bootloader] grubenv names it"
 
 
 def test_hand_edited_lines_are_read_as_grub_reads_them() -> None:

@@ -25,7 +25,8 @@ def run_grubenv(data: bytes) -> bool:
     """Read as GRUB does; what is written wins, and what others have stays. Not of a block's form by itself: then behind a signature."""
     with suppress(StoreUnreadable):
         grubenv.parse(data, "it")
-    grubenv.salvaged(data)
+    with suppress(ConfigError):
+        grubenv.salvaged(data, "it")
     whole = (SIGNATURE + data)[:SIZE_BYTES].ljust(SIZE_BYTES, b"#")
     found = grubenv.parse(whole, "it")
     said = variables(whole)

@@ -9,6 +9,7 @@ import pytest
 from abupdate.bootloaders import tryboot
 from abupdate.bootloaders.piplatform import LinuxPi
 from abupdate.cli import service
+from abupdate.formats.grubenv import EMPTY
 from abupdate.operations.board import Board
 from abupdate.operations.service import Hardware
 from tests.contract.custom import MEDIUM_BYTES, boots, install, sector
@@ -112,6 +113,47 @@ def test_doctor_writes_a_raspberry_pi_an_autoboot_txt(workstation: Workstation, 
     done = workstation.run("doctor", "--fix")
     assert "slot A from partition 2" in done.err
     workstation.ok("flash", workstation.kit["v1"])
+
+
+# -- a store that lies where it should not, or not at all
+
+
+@pytest.mark.parametrize("image", ["rootfs_a", "rootfs_b"])
+def test_doctor_mends_no_boot_store_that_lies_on_a_slot(workstation: Workstation, image: str) -> None:
+    """The other slot's images need not be there for that."""
+    (workstation.folder / "boot_b").unlink()
+    (workstation.folder / "fw_env.config").write_text(
+        f"{workstation.folder / image} 0x0 0x4000\n{workstation.folder / image} 0x4000 0x4000\n"
+    )
+    before = (workstation.folder / image).read_bytes()
+    done = workstation.run("doctor", "--fix")
+    assert (done.code, len(done.err.strip().splitlines())) == (2, 1)
+    assert "no update may write over it" in done.err
+    assert (workstation.folder / image).read_bytes() == before
+
+
+def test_a_store_that_is_not_there_is_not_called_a_slot(workstation: Workstation) -> None:
+    workstation.edit('kind = "uboot"\nfw_env_config = "fw_env.config"\n', 'kind = "grub"\ngrubenv = "no/grub/grubenv"\n')
+    done = refused(workstation, "the boot store's place", "No such file", "`abupdate doctor` says what is missing")
+    assert "slot's path" not in done.err
+
+
+@pytest.mark.parametrize("loss", ["file gone", "made anew"])
+def test_a_grubenv_that_was_lost_gets_back_what_the_record_knows(workstation: Workstation, loss: str) -> None:
+    """An empty one boots A first, which may hold half an update."""
+    grubenv = workstation.folder / "grubenv"
+    workstation.edit('kind = "uboot"\nfw_env_config = "fw_env.config"\n', 'kind = "grub"\ngrubenv = "grubenv"\n')
+    grubenv.write_bytes(EMPTY)
+    workstation.confirmed("v1", "B")
+    cut = workstation.folder / "cut"
+    cut.write_bytes(workstation.kit["v2"].read_bytes()[:-1])
+    assert workstation.flash_pipe(cut.read_bytes()).code == 1
+    grubenv.unlink()
+    if loss == "made anew":
+        grubenv.write_bytes(EMPTY)
+    workstation.run("doctor", "--fix")
+    assert b"\nORDER=B\nA_LEFT=00\nB_LEFT=10\n" in grubenv.read_bytes()
+    assert workstation.slot_state("A") == "writing"
 
 
 # -- a board's own programs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from abupdate.bootloaders.custom import CustomStore
 from abupdate.errors import AbupdateError, ConfigError, Failed, StoreUnreadable
+from abupdate.formats.bootanswer import encode_request
 from abupdate.model import BootState, Grade, TrialPolicy
 from tests.contract.custom import MEDIUM_BYTES, OFFSETS, current, install, sector
 
@@ -395,4 +397,13 @@ def test_the_example_refuses_what_has_no_room(tmp_path: Path) -> None:
     assert "more than 32 bytes" in error_of(lambda: example.store.check_room(big)).message
     many = BootState(("A",), {"A": 1, "B": 0}, policy=TrialPolicy(3, 10, 70000))
     assert "has no room" in error_of(lambda: example.store.commit(many)).message
+    assert example.medium.read_bytes() == FACTORY
+
+
+def test_the_example_refuses_an_action_that_it_does_not_know(tmp_path: Path) -> None:
+    example = Example(tmp_path, FACTORY)
+    told = json.loads(encode_request("commit", CALM, ("A", "B")))
+    told["action"] = "probe"
+    done = subprocess.run([tmp_path / "boot/set-state"], input=json.dumps(told), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "action probe is not known here\n")
     assert example.medium.read_bytes() == FACTORY

@@ -74,6 +74,11 @@ def spoiled_record(workstation: Workstation, kit: Kit) -> None:
     spoil(workstation.state / "record.1")
 
 
+def emptied_environment(workstation: Workstation, kit: Kit) -> None:
+    workstation.ok("flash", kit["v1"])
+    workstation.put_environment("foreign=kept\n")
+
+
 def lost_record(workstation: Workstation, kit: Kit) -> None:
     workstation.state.mkdir(mode=0o700)
     (workstation.state / "record.0").write_bytes(b"x")
@@ -90,6 +95,7 @@ CASES: dict[str, tuple[Edit, Finding]] = {
         ("warn", "record", "there is none (or none that this version reads)"),
     ),
     "board without our variables": (lambda workstation, kit: None, ("ok", "boot store", "holds none of our variables yet")),
+    "store that was emptied": (emptied_environment, ("warn", "boot store", "holds none of our variables, though slots were flashed here")),
     "one copy of the environment": (one_area, ("fail", "boot store", "a single U-Boot environment can be lost")),
     "U-Boot's own boot command": (
         lambda workstation, kit: workstation.setenv("bootcmd", "run distro"),

@@ -136,6 +136,16 @@ def test_rebuilding_keeps_what_can_be_read(path: Path) -> None:
     assert edit(path, "list").items() >= {"saved_entry": "Debian", "path": "C:\\dir"}.items()
 
 
+def test_a_file_that_is_something_else_is_not_written_over_even_on_order(path: Path) -> None:
+    path.write_bytes(HOOK.read_bytes())
+    store = GrubStore(path, SLOTS)
+    for act in (store.read, lambda: store.rebuild(CALM)):
+        with pytest.raises(ConfigError, match="does not begin as an environment block") as caught:
+            act()
+        assert "is it the right file?" in caught.value.hint
+    assert path.read_bytes() == HOOK.read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["absent", "folder"])
 def test_what_is_no_file_is_a_configuration_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "grubenv"
@@ -335,7 +345,9 @@ def test_doctor_says_what_is_wrong_with_the_file(place: Place) -> None:
     assert "has 1 bytes, an environment block of GRUB has 1024" in place.bad()
     place.path.unlink()
     assert "No such file" in place.bad()
-    assert place.findings()[0][2] == f"grub-editenv {place.path} create"
+    assert f"grub-editenv {place.path} create" in place.findings()[0][2]
+    os.mkfifo(place.path)
+    assert "is no file" in place.bad()
 
 
 @pytest.mark.parametrize(
