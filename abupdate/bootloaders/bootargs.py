@@ -27,5 +27,8 @@ def kernel_arguments(root: Path, whose: str) -> Iterator[Finding]:
         text = f"{whose} does not mark a trial: nothing arms the watchdog before the service starts, and a hang until then hangs for ever"
         line = "abupdate.slot=A abupdate.trial=1 abupdate.boot_timeout=120 watchdog.open_timeout=120"
         yield Finding(
-            Grade.WARN, _TOPIC, text, f"on trial add {line} to the kernel arguments, else abupdate.slot=A alone; or let U-Boot arm it"
+            Grade.WARN,
+            _TOPIC,
+            text,
+            f"on trial add {line} to the kernel arguments, else abupdate.slot=A alone; or let the bootloader arm it",
         )

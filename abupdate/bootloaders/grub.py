@@ -122,9 +122,7 @@ class GrubStore(Bootloader):
 
     def _wanted(self, block: Block, state: BootState) -> bytes:
         where = str(self._path)
-        if self._rauc:
-            return grubenv.encode(block, grubvars.rauc_values_of(state, self._slots), where)
-        values: Values = grubvars.values_of(state, self._state(block), self._slots)
+        values: Values = (grubvars.rauc_values_of if self._rauc else grubvars.values_of)(state, self._state(block), self._slots)
         try:
             return grubenv.encode(block, values, where)
         except AbupdateError:

@@ -2,16 +2,16 @@
 
     ORDER                 slots that may boot, first one first, by spaces
     TRIAL                 slot on trial; absent or empty: none
+    FLOOR                 mirror of the security counter's floor
 
 Our hook (bootloader-hooks/grub) has besides, all numbers decimal:
 
     <slot>_LEFT           boots left, two digits: GRUB counts them down without moving what stands behind
     <slot>_VERITY         dm-verity root hash of the slot; absent or empty: none
     TRIES, BUDGET, TIMEOUT    the trial's numbers; the hook's defaults are 3, 10, 120
-    FLOOR                 mirror of the security counter's floor
 
 RAUC's script has <slot>_OK (1: may boot) and <slot>_TRY (1: has been started and nobody has said that it works), and neither counts
-nor knows of trials: TRIAL is the agent's own there, and a slot has one boot at most.
+nor knows of trials: TRIAL and FLOOR are the agent's own there, and a slot has one boot at most.
 
 What is missing is read as the hook reads it: all slots in configured order; the budget (at least 1) for a slot that is in the order, 0
 for one that is not. Under RAUC's script a missing _OK or _TRY is 0. Fresh is a block without ORDER and TRIAL.
@@ -40,14 +40,12 @@ def state_of(block: Block, slots: tuple[str, ...]) -> BootState:
     order = _order(block, slots)
     policy = _policy(block)
     full = max((policy or _DEFAULTS).budget, 1)
-    floor = block.get("FLOOR")
     return BootState(
         order=order,
         left={slot: _left(block, slot, full if slot in order else 0) for slot in slots},
         trial=_trial(block, slots),
         policy=policy,
-        # What no bundle can reach is damage: it must not lock every update out.
-        floor=_number(floor, MAX_COUNTER + 1) if floor and _number(floor, MAX_COUNTER + 1) <= MAX_COUNTER else None,
+        floor=_floor(block),
         fresh=_fresh(block),
         verity={slot: root for slot in slots if (root := (block.get(f"{slot}_VERITY") or b"").decode(errors="replace").strip())},
     )
@@ -60,7 +58,6 @@ def values_of(state: BootState, found: BootState, slots: tuple[str, ...]) -> Val
     """
     values = _common(state, slots)
     policy = state.policy or found.policy
-    floor = found.floor if state.floor is None else state.floor
     for slot in slots:
         values[f"{slot}_LEFT"] = _decimal(state.left.get(slot, 0), MAX_COUNT).rjust(2, b"0")
     values["TRIES"] = None if policy is None else _decimal(policy.tries, _MAX_POLICY)
@@ -68,7 +65,7 @@ def values_of(state: BootState, found: BootState, slots: tuple[str, ...]) -> Val
     values["TIMEOUT"] = None if policy is None else _decimal(policy.boot_timeout_s, _MAX_POLICY)
     for slot in slots:
         values[f"{slot}_VERITY"] = state.verity[slot].encode() if state.verity.get(slot) else None
-    values["FLOOR"] = None if floor is None else _decimal(floor, MAX_COUNTER)
+    values["FLOOR"] = _kept_floor(state, found)
     return values
 
 
@@ -81,11 +78,11 @@ def rauc_state_of(block: Block, slots: tuple[str, ...]) -> BootState:
     tried = {slot: _number(block.get(f"{slot}_TRY"), MAX_COUNT) != 0 for slot in slots}
     order = tuple(slot for slot in listed if good[slot])
     left = {slot: int(slot in order and not tried[slot]) for slot in slots}
-    return BootState(order=order, left=left, trial=_trial(block, slots), policy=_ONE_TRY, fresh=fresh)
+    return BootState(order=order, left=left, trial=_trial(block, slots), policy=_ONE_TRY, floor=_floor(block), fresh=fresh)
 
 
-def rauc_values_of(state: BootState, slots: tuple[str, ...]) -> Values:
-    """RAUC's variables. Raises ConfigError as `values_of`, and for what RAUC's script cannot do."""
+def rauc_values_of(state: BootState, found: BootState, slots: tuple[str, ...]) -> Values:
+    """RAUC's variables. found: as in `values_of`. Raises ConfigError as `values_of`, and for what RAUC's script cannot do."""
     values = _common(state, slots)
     if any(count > 1 for count in state.left.values()):
         raise ConfigError("RAUC's boot script for GRUB gives a slot one boot", "set tries = 1 and confirmed_tries = 0")
@@ -94,6 +91,7 @@ def rauc_values_of(state: BootState, slots: tuple[str, ...]) -> Values:
     for slot in slots:
         values[f"{slot}_OK"] = b"1" if slot in state.order else b"0"
         values[f"{slot}_TRY"] = b"0" if state.left.get(slot, 0) or slot not in state.order else b"1"
+    values["FLOOR"] = _kept_floor(state, found)
     return values
 
 
@@ -104,6 +102,17 @@ def _common(state: BootState, slots: tuple[str, ...]) -> Values:
     if not state.order:
         raise ConfigError("a boot order without a slot would leave the device dark", "at least the running slot belongs into it")
     return {"ORDER": " ".join(dict.fromkeys(state.order)).encode(), "TRIAL": state.trial.encode() if state.trial else None}
+
+
+def _kept_floor(state: BootState, found: BootState) -> bytes | None:
+    floor = found.floor if state.floor is None else state.floor
+    return None if floor is None else _decimal(floor, MAX_COUNTER)
+
+
+def _floor(block: Block) -> int | None:
+    raw = block.get("FLOOR")
+    # What no bundle can reach is damage: it must not lock every update out.
+    return _number(raw, MAX_COUNTER + 1) if raw and _number(raw, MAX_COUNTER + 1) <= MAX_COUNTER else None
 
 
 def _fresh(block: Block) -> bool:

@@ -60,7 +60,8 @@ def check_floor(board: Board) -> Iterable[Finding]:
             yield Finding(Grade.WARN, "floor", text, "bundles below it are refused; was such a bundle ever confirmed here?")
         elif counter < known:
             hint = "the service's next start raises it, or abupdate doctor --fix now"
-            hint += ", where the environment has room (fw_printenv shows what fills it)" if name == "boot store" else ""
+            if name == "boot store" and _is_uboot(board.store.location):
+                hint += ", where the environment has room (fw_printenv shows what fills it)"
             yield Finding(Grade.WARN, "floor", f"the {name} says {counter}, the floor is {known}", hint)
         else:
             yield Finding(Grade.OK, "floor", f"the {name} says {counter}")
@@ -102,7 +103,7 @@ def describe(step: Step, location: str) -> str:
     match step:
         case RebuildBoot():
             lost = "what others kept in it is lost"
-            if location.startswith("uboot:"):
+            if _is_uboot(location):
                 lost += ", a bootcmd of U-Boot's own too unless /etc/u-boot-initial-env has it"
             return f"write the boot store anew: {_shown(step.state)}; {lost}"
         case CommitBoot():
@@ -113,6 +114,10 @@ def describe(step: Step, location: str) -> str:
             return f"the floor's copy outside is raised to {step.counter}"
         case _:
             return type(step).__name__
+
+
+def _is_uboot(location: str) -> bool:
+    return location.startswith("uboot:")
 
 
 def _shown(state: BootState) -> str:

@@ -58,7 +58,7 @@ def _ours(found: Block, whole: bytes) -> bool:
 def _raucs(found: Block) -> bool:
     state = grubvars.rauc_state_of(found, SLOTS)
     try:
-        values = grubvars.rauc_values_of(state, SLOTS)
+        values = grubvars.rauc_values_of(state, state, SLOTS)
         new = grubenv.encode(found, values, "it")
     except ConfigError:
         return False

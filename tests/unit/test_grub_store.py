@@ -270,6 +270,14 @@ def test_raucs_variables_keep_raucs_meaning(path: Path) -> None:
         store.commit(BootState(("A",), {"A": 1, "B": 0}, verity={"A": "5a"}))
 
 
+def test_the_floors_mirror_stands_beside_raucs_variables(path: Path) -> None:
+    store = GrubStore(path, SLOTS, "rauc")
+    store.commit(BootState(("A",), {"A": 1, "B": 0}, floor=31))
+    assert (store.read().floor, edit(path, "list")["FLOOR"]) == (31, "31")
+    store.commit(BootState(("A",), {"A": 1, "B": 0}))
+    assert store.read().floor == 31
+
+
 class Place:
     """A grubenv as if it lay on other file systems and devices."""
 
