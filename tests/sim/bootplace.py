@@ -60,6 +60,11 @@ class BootPlace(ABC):
         return False
 
     @property
+    def gives_back(self) -> bool:
+        """A good slot whose boots are all used up is not lost: the boot side gives them back."""
+        return False
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """What the record may say of a trial whose boots were all cut."""
         return ("tries exhausted",)

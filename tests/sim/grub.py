@@ -133,6 +133,11 @@ class GrubPlace(BootPlace):
         return TrialPolicy(1, 0, 120) if self.dialect else TrialPolicy(3, 10, 120)
 
     @property
+    def gives_back(self) -> bool:
+        """See BootPlace: RAUC's script, to every good slot, once none may boot."""
+        return bool(self.dialect)
+
+    @property
     def rom(self) -> BootRom:
         """See BootPlace."""
         return GrubRom(bool(self.dialect))

@@ -78,7 +78,7 @@ class Judge:
         for good in sorted(self.scenario.stays):
             if state is None or state.fresh:
                 break
-            if good not in state.order or state.left[good] == 0:
+            if good not in state.order or (state.left[good] == 0 and not store.gives_back):
                 return f"slot {good} was good and is lost"
         found = fate(self.start.rom, parts[0], loads)
         allowed = self.scenario.confirmed | self._newly(parts)
