@@ -7,13 +7,14 @@ name the later counts; what is not ended by a newline is nothing. Lines of `#` a
 Written so that a change of our own variables changes the first sector alone, whatever their lengths: signature, the tool's warning
 where there was one, our variables, `#` up to the sector's end; the second sector begins with `#` and a newline, and holds everything
 that is not ours, byte for byte and in its order. Between the two sectors of a first write (`sectors` puts the second one first) the
-old first sector's variables stand once more in the second, which reads the same.
+old first sector's variables stand once more in the second, which reads the same; variables of ours that stood in the second one stay
+there until the first is written, which then makes three writes, where others leave the room.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from abupdate.errors import ConfigError, StoreUnreadable
@@ -98,10 +99,39 @@ def encode(block: Block, ours: Mapping[str, bytes | None], where: str) -> bytes:
 
 
 def sectors(old: bytes, new: bytes) -> tuple[tuple[int, bytes], ...]:
-    """(offset, bytes) of the sectors that differ, in the order in which they are to be written."""
+    """(offset, bytes) of the sectors that differ, in the order in which they are to be written: cut off anywhere, old or new is read."""
     starts = range(SIZE_BYTES - SECTOR_BYTES, -1, -SECTOR_BYTES)
     pieces = ((start, new[start : start + SECTOR_BYTES]) for start in starts)
-    return tuple((start, piece) for start, piece in pieces if piece != old[start : start + SECTOR_BYTES])
+    plain = tuple((start, piece) for start, piece in pieces if piece != old[start : start + SECTOR_BYTES])
+    if len(plain) < len(starts) or len(old) != SIZE_BYTES or not old.startswith(SIGNATURE):
+        return plain
+    before, after = Block(_lines(old)), Block(_lines(new))
+    torn = old[:SECTOR_BYTES] + new[SECTOR_BYTES:]
+    names = {**_named(before), **_named(after)}
+    if _same(torn, before, names):
+        return plain
+    # Variables of ours begin in the second sector, which others have pushed them into: without them it would hold no boot state until the
+    # first one is written. So they stay there until then, in their old values, which count since they come later.
+    kept = Block(_lines(torn))
+    moved = [name for name in names if not before.get(name) == after.get(name) == kept.get(name)]
+    bridge = new[SECTOR_BYTES:].rstrip(b"#") + b"".join(_named(before).get(name, name.encode() + b"=") + b"\n" for name in moved)
+    bridge = bridge.ljust(SECTOR_BYTES, b"#")
+    if len(bridge) > SECTOR_BYTES or not all(_same(half[:SECTOR_BYTES] + bridge, before, names) for half in (old, new)):
+        # Others leave no room for that. Never to write again would be worse than one moment in which a cut loses the boot state.
+        return plain
+    return ((SECTOR_BYTES, bridge), (0, new[:SECTOR_BYTES]), (SECTOR_BYTES, new[SECTOR_BYTES:]))
+
+
+def _named(block: Block) -> dict[str, bytes]:
+    """The line of each variable that counts, by name; names that a cut through a line has made are none."""
+    pairs = ((line.partition(b"=")[0], line) for line in block.lines if not line.startswith(b"#"))
+    return {name.decode("latin-1"): line for name, line in pairs if b"\n" not in name}
+
+
+def _same(data: bytes, block: Block, names: Iterable[str]) -> bool:
+    """Whether the bytes say of these variables what the block says; an empty one is none."""
+    found = Block(_lines(data))
+    return all((found.get(name) or b"") == (block.get(name) or b"") for name in names)
 
 
 def _is_something_else(data: bytes) -> bool:

@@ -103,6 +103,48 @@ def test_between_the_two_sectors_of_a_first_write_everybody_reads_what_was_there
     assert again.items() >= before.items()
 
 
+@given(
+    st.booleans(),
+    st.integers(0, 420),
+    st.lists(st.sampled_from([b"ORDER=B A", b"A_LEFT=10", b"A_LEFT=07", b"B_LEFT=01", b"TRIAL=B", b"a=1", b"ORDER=A"]), max_size=7),
+)
+def test_cut_anywhere_in_a_first_write_leaves_the_old_boot_state_or_the_new(warned: bool, filler: int, lines: list[bytes]) -> None:
+    """Where others (a long saved_entry, kernelopts) have filled the first sector, our variables, or RAUC's, begin in the second."""
+    warning = [WARNING + b"\n"] if warned else []
+    old = block(*warning, b"kernelopts=" + b"x" * filler + b"\n", *(line + b"\n" for line in lines))
+    now, seen = old, [ours_in(old)]
+    new = encode(parse(old, "grubenv"), OURS, "grubenv")
+    for offset, piece in sectors(old, new):
+        now = now[:offset] + piece + now[offset + SECTOR_BYTES :]
+        seen.append(ours_in(now))
+        assert (variables(now) or {})["kernelopts"] == "x" * filler
+    assert now == new
+    assert seen in ([ours_in(old)] * (len(seen) - 1) + [ours_in(new)], [ours_in(old)] + [ours_in(new)] * (len(seen) - 1))
+
+
+def test_boot_state_behind_what_others_keep_is_moved_in_three_writes() -> None:
+    old = block(WARNING + b"\n", b"kernelopts=" + b"x" * 400 + b"\n", b"ORDER=B A\nA_LEFT=10\nB_LEFT=01\n")
+    new = encode(parse(old, "grubenv"), {**OURS, "TRIAL": b"B"}, "grubenv")
+    first, second, third = sectors(old, new)
+    assert [first[0], second[0], third[0]] == [SECTOR_BYTES, 0, SECTOR_BYTES]
+    for between in (old[:SECTOR_BYTES] + first[1], second[1] + first[1]):
+        assert ours_in(between) == {"ORDER": "B A", "A_LEFT": "10", "B_LEFT": "01"}
+        # The next commit after a cut ends where this one would have.
+        assert encode(parse(between, "grubenv"), {**OURS, "TRIAL": b"B"}, "grubenv") == new
+
+
+def ours_in(data: bytes) -> dict[str, str]:
+    """An empty variable is none."""
+    found = variables(data) or {}
+    return {name: found[name] for name in OURS if found.get(name)}
+
+
+def test_boot_state_is_moved_even_where_others_leave_no_room_for_it_to_stand_twice() -> None:
+    old = block(b"kernelopts=" + b"x" * 480 + b"\n", b"ORDER=B A\n", b"A_LEFT=01\n")
+    new = encode(parse(old, "grubenv"), OURS, "grubenv")
+    assert sectors(old, new) == ((SECTOR_BYTES, new[SECTOR_BYTES:]), (0, new[:SECTOR_BYTES]))
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", SIGNATURE, block()[:-1], block() + b"#", bytes(SIZE_BYTES), b"x" + block()[1:], block().replace(b"Block", b"block")],

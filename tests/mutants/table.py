@@ -1785,6 +1785,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "a device whose new network is deaf is confirmed by peers that never heard it",
         _LOOP,
     ),
+    Mutant(
+        "grubenv: boot state in the second sector is dropped before the first is written",
+        "abupdate/formats/grubenv.py",
+        "    if _same(torn, before, names):\n",
+        "    if _same(torn, before, names) or names:\n",
+        "a power cut in the first commit leaves GRUB without a slot that may boot",
+        ("tests/formats/test_grubenv.py",),
+    ),
     # -- boards that run another updater's boot script
     Mutant(
         "mender: hexadecimal part stays behind",
