@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from abupdate.bootloaders import grubvars
 from abupdate.bootloaders.grubenvfile import GrubenvFile
 from abupdate.errors import AbupdateError
 from abupdate.formats import grubenv
@@ -21,14 +22,18 @@ _WRITABLE = ("ext2", "ext3", "ext4", "vfat", "msdos", "xfs")
 _ELSEWHERE = "put grubenv on a plain partition with ext4 or FAT, load it from there in grub.cfg, and name it in [bootloader] grubenv"
 
 
-def inspect(path: Path, *, rauc: bool, mountinfo: Path, sysfs: Path) -> Iterator[Finding]:
-    """The findings. rauc: RAUC's script is to be there instead of ours. mountinfo, sysfs: /proc/self/mountinfo, /sys/dev/block."""
+def inspect(path: Path, slots: tuple[str, ...], *, rauc: bool, mountinfo: Path, sysfs: Path) -> Iterator[Finding]:
+    """The findings. slots: those that are configured. rauc: RAUC's script is to be there instead of ours. mountinfo, sysfs:
+    /proc/self/mountinfo, /sys/dev/block."""
     try:
-        grubenv.parse(GrubenvFile.at(path).read(), str(path))
+        block = grubenv.parse(GrubenvFile.at(path).read(), str(path))
         found = path.stat()
     except AbupdateError as error:
         yield Finding(Grade.FAIL, TOPIC, error.message, error.hint)
         return
+    for name in grubvars.strangers_in(block, slots):
+        text = f"{path} names {name[:40]!a} in ORDER or TRIAL, which is no slot that is configured: it is passed over"
+        yield Finding(Grade.WARN, TOPIC, text, "the next commit leaves it out; [slots] names the slots, as the boot script does")
     problems = False
     for finding in _medium(path, found, mountinfo, sysfs):
         problems = True
@@ -87,7 +92,8 @@ def _script(config: Path, *, rauc: bool) -> Iterator[Finding]:
         hint = "see that GRUB runs a script that counts in this block; each boot must have abupdate.slot= on its command line"
         yield Finding(Grade.WARN, TOPIC, f"{config}: {error.strerror}: no boot script beside the environment block", hint)
         return
-    ours, theirs = b"abupdate.slot=" in text, b"_TRY" in text
+    # The argument alone may come from GRUB_CMDLINE_LINUX in a script that counts nothing.
+    ours, theirs = b"abupdate.slot=" in text and b"_LEFT" in text, b"_TRY" in text
     if theirs if rauc else ours:
         name = "RAUC's boot script" if rauc else "abupdate's boot script"
         yield Finding(Grade.OK, TOPIC, f"{config} is {name}", "")

@@ -69,6 +69,12 @@ def values_of(state: BootState, found: BootState, slots: tuple[str, ...]) -> Val
     return values
 
 
+def strangers_in(block: Block, slots: tuple[str, ...]) -> tuple[str, ...]:
+    """Names in ORDER and TRIAL that are of no configured slot; nothing here believes them."""
+    named = (*_words(block.get("ORDER")), *_words(block.get("TRIAL")))
+    return tuple(dict.fromkeys(name for name in named if name and name not in slots))
+
+
 def rauc_state_of(block: Block, slots: tuple[str, ...]) -> BootState:
     """What RAUC's variables say about the configured slots; never raises."""
     listed = _order(block, slots)

@@ -197,7 +197,8 @@ class SystemdBootStore(Bootloader):
                 # systemd's blessing of a boot gives an entry another name, in between.
                 read = self._read()
         except OSError as error:
-            raise ConfigError(f"{self._entries}: {error.strerror}", "is the ESP mounted there? [bootloader] esp names the place") from error
+            hint = f"is the ESP mounted there? [bootloader] esp names the place; bootctl install --esp-path={self._esp} makes the folder"
+            raise ConfigError(f"{self._entries}: {error.strerror}", hint) from error
         return tuple(EntryFile(name, file, data, decode(name.slot, data)) for name, file, data in read)
 
     def _read(self) -> list[tuple[EntryName, str, bytes]]:

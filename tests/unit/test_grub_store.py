@@ -338,6 +338,11 @@ def test_doctor_refuses_a_journal_of_data_and_a_read_only_mount(place: Place) ->
     assert "read-only" in place.bad()
 
 
+def test_doctor_names_slots_of_the_order_that_are_not_configured(place: Place) -> None:
+    edit(place.path, "set", "ORDER=R A B", "TRIAL=R")
+    assert re.match("warn: .* names 'R' in ORDER or TRIAL, which is no slot that is configured", place.bad())
+
+
 def test_doctor_finds_a_hole(place: Place) -> None:
     class Hollow(type(place.path)):  # type: ignore[misc]
         def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -363,6 +368,7 @@ def test_doctor_says_what_is_wrong_with_the_file(place: Place) -> None:
     [
         (None, "", "warn: .*no boot script beside the environment block"),
         ("menuentry x { linux /vmlinuz }", "", "fail: .*boots the slots without counting"),
+        ("menuentry x { linux /vmlinuz abupdate.slot=A }", "", "fail: .*boots the slots without counting"),
         ("menuentry x { linux /vmlinuz }", "rauc", "fail: .*boots the slots without counting"),
         ("save_env A_TRY B_TRY", "", "fail: .*is RAUC's boot script"),
         ("ours", "rauc", "fail: .*is abupdate's boot script, not RAUC's"),

@@ -330,6 +330,7 @@ def test_an_esp_that_is_not_mounted_is_a_mistake_in_the_configuration(tmp_path: 
         with pytest.raises(ConfigError, match="No such file") as caught:
             call()
         assert "mounted" in caught.value.hint
+        assert "bootctl install --esp-path=" in caught.value.hint
 
 
 @pytest.mark.parametrize(
