@@ -54,7 +54,7 @@ class Block:
 
 def parse(data: bytes, where: str) -> Block:
     """Raises StoreUnreadable for another size and for another signature."""
-    hint = f"`abupdate doctor --fix` shows and writes a new one; so does: grub-editenv {where} create"
+    hint = f"`abupdate doctor --fix` shows and writes a new one; that of grub-editenv {where} create knows nothing: A boots next"
     if _is_something_else(data):
         raise StoreUnreadable(f"{where} {_SOMETHING_ELSE}", _NAMED)
     if len(data) != SIZE_BYTES:
