@@ -297,9 +297,10 @@ def validate(raw: Mapping[str, object], path: Path) -> Settings:
         if name not in raw:
             raise ConfigError(f"{path} has no section [{name}]", f"add [{name}]")
     parts = {name: _section(raw.get(name, {}), spec, name, base) for name, spec in _SECTIONS.items()}
-    for section, key in (("bootloader", "kind"), ("trust", "keyring")):
+    needed = (("bootloader", "kind", f'"...", one of {", ".join(BOOTLOADERS)}'), ("trust", "keyring", '"/etc/abupdate/keyring.abk"'))
+    for section, key, example in needed:
         if key not in parts[section]:
-            raise ConfigError(f"[{section}] has no {key}", f"add {key} = ...")
+            raise ConfigError(f"[{section}] has no {key}", f"add {key} = {example}")
     slots = _slots(raw["slots"], base)
     _check_used(parts["bootloader"])
     _check_by_slot(parts["bootloader"], slots)

@@ -75,7 +75,7 @@ BAD: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "empty compatible": (replaced('compatible = "acme"', 'compatible = ""'), ("compatible",)),
     "compatible with a NUL": (replaced('compatible = "acme"', 'compatible = "acme\\u0000"'), ("compatible", "NUL")),
     "no bootloader": (replaced('[bootloader]\nkind = "uboot"\nfw_env_config = "fw_env.config"\n', ""), ("[bootloader]",)),
-    "no kind": (replaced('kind = "uboot"\n', ""), ("kind",)),
+    "no kind": (replaced('kind = "uboot"\n', ""), ("kind", "one of uboot, grub, systemd-boot")),
     "unknown kind": (replaced('kind = "uboot"', 'kind = "lilo"'), ("lilo", "uboot")),
     "a kind of a later version": (replaced('kind = "uboot"', 'kind = "grub"'), ("grub",)),
     "no trust": (replaced('[trust]\nkeyring = "ring.abk"\n', ""), ("[trust]",)),
@@ -138,7 +138,7 @@ BAD: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "a window at no time": (appended('[fleet]\nserial_device = "/dev/x"\nwindow = "24:00-25:00"\n'), ("window", "02:00-04:00")),
     "a window of no length": (appended('[fleet]\nserial_device = "/dev/x"\nwindow = "02:00-02:00"\n'), ("window",)),
     "an unknown key of the fleet": (appended('[fleet]\nudp_iface = "e"\n'), ("udp_iface", "did you mean udp_interface?")),
-    "fw_env.config is absent": (replaced('fw_env_config = "fw_env.config"', 'fw_env_config = "absent"'), ("absent",)),
+    "fw_env.config is absent": (replaced('fw_env_config = "fw_env.config"', 'fw_env_config = "absent"'), ("absent", "env 0x0 0x4000")),
 }  # fmt: skip
 
 
