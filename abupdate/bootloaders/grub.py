@@ -107,7 +107,8 @@ class GrubStore(Bootloader):
         from abupdate.bootloaders.bootargs import kernel_arguments
         from abupdate.bootloaders.grubdoctor import inspect
 
-        yield from inspect(self._path, self._slots, rauc=self._rauc, mountinfo=self._mountinfo, sysfs=self._sysfs)
+        ext4 = self._root / "proc/fs/ext4"
+        yield from inspect(self._path, self._slots, rauc=self._rauc, mountinfo=self._mountinfo, sysfs=self._sysfs, ext4=ext4)
         if self._rauc:
             yield from kernel_arguments(self._root, "RAUC's boot script")
 

@@ -22,9 +22,9 @@ _WRITABLE = ("ext2", "ext3", "ext4", "vfat", "msdos", "xfs")
 _ELSEWHERE = "put grubenv on a plain partition with ext4 or FAT, load it from there in grub.cfg, and name it in [bootloader] grubenv"
 
 
-def inspect(path: Path, slots: tuple[str, ...], *, rauc: bool, mountinfo: Path, sysfs: Path) -> Iterator[Finding]:
-    """The findings. slots: those that are configured. rauc: RAUC's script is to be there instead of ours. mountinfo, sysfs:
-    /proc/self/mountinfo, /sys/dev/block."""
+def inspect(path: Path, slots: tuple[str, ...], *, rauc: bool, mountinfo: Path, sysfs: Path, ext4: Path) -> Iterator[Finding]:
+    """The findings. slots: those that are configured. rauc: RAUC's script is to be there instead of ours. mountinfo, sysfs, ext4:
+    /proc/self/mountinfo, /sys/dev/block, /proc/fs/ext4."""
     try:
         block = grubenv.parse(GrubenvFile.at(path).read(), str(path))
         found = path.stat()
@@ -35,7 +35,7 @@ def inspect(path: Path, slots: tuple[str, ...], *, rauc: bool, mountinfo: Path, 
         text = f"{path} names {name[:40]!a} in ORDER or TRIAL, which is no slot that is configured: it is passed over"
         yield Finding(Grade.WARN, TOPIC, text, "the next commit leaves it out; [slots] names the slots, as the boot script does")
     problems = False
-    for finding in _medium(path, found, mountinfo, sysfs):
+    for finding in _medium(path, found, mountinfo, sysfs, ext4):
         problems = True
         yield finding
     if not problems:
@@ -43,7 +43,7 @@ def inspect(path: Path, slots: tuple[str, ...], *, rauc: bool, mountinfo: Path, 
     yield from _script(path.with_name("grub.cfg"), rauc=rauc)
 
 
-def _medium(path: Path, found: os.stat_result, mountinfo: Path, sysfs: Path) -> Iterator[Finding]:
+def _medium(path: Path, found: os.stat_result, mountinfo: Path, sysfs: Path, ext4: Path) -> Iterator[Finding]:
     if found.st_blocks * _SECTOR_BYTES < grubenv.SIZE_BYTES:
         hint = f"cp {path} {path}.new && mv {path}.new {path}"
         yield Finding(Grade.FAIL, TOPIC, f"{path} has a hole: GRUB cannot write where no block is", hint)
@@ -54,21 +54,30 @@ def _medium(path: Path, found: os.stat_result, mountinfo: Path, sysfs: Path) -> 
     if mount.fs_type not in _WRITABLE:
         text = f"{path} lies on {mount.fs_type}, to which GRUB cannot write: boots would not be counted, and no trial would start"
         yield Finding(Grade.FAIL, TOPIC, text, _ELSEWHERE)
-    if "data=journal" in mount.options:
-        text = f"{mount.point} is mounted with data=journal: what GRUB has counted can be undone by the journal"
-        yield Finding(Grade.FAIL, TOPIC, text, "mount it without that option")
     if not mount.read_write:
         yield Finding(Grade.FAIL, TOPIC, f"{mount.point} is mounted read-only: nothing can be armed, confirmed or refilled", "mount it rw")
     try:
         name = (sysfs / f"{os.major(mount.device)}:{os.minor(mount.device)}").resolve(strict=True).name
     except OSError:
-        return
+        name = ""
+    if "data=journal" in mount.options or _journals(ext4 / name / "options"):
+        text = f"{mount.point} is mounted with data=journal: what GRUB has counted can be undone by the journal"
+        hint = "mount it without that option; where the file system has it as its default: tune2fs -o ^journal_data"
+        yield Finding(Grade.FAIL, TOPIC, text, hint)
     if name.startswith("dm-"):
         text = f"{path} lies on {name}, a device-mapper device (LVM, encryption): GRUB does not write to it"
         yield Finding(Grade.FAIL, TOPIC, text, _ELSEWHERE)
     elif name.startswith("md"):
         text = f"{path} lies on {name}, a RAID: GRUB does not write to it"
         yield Finding(Grade.FAIL, TOPIC, text, _ELSEWHERE)
+
+
+def _journals(options: Path) -> bool:
+    """Whether ext4 keeps data in its journal: mountinfo does not show what is the file system's own default."""
+    try:
+        return "data=journal" in options.read_text(errors="replace").split()
+    except OSError:
+        return False
 
 
 def _mount_of(path: Path, mountinfo: Path) -> Mount | None:

@@ -336,6 +336,11 @@ def test_doctor_refuses_a_journal_of_data_and_a_read_only_mount(place: Place) ->
     assert "undone by the journal" in place.bad()
     place.lies("ext4", "sda3", "ro")
     assert "read-only" in place.bad()
+    place.lies("ext4", "sda4")
+    options = place.path.parent / "proc/fs/ext4/sda4/options"
+    options.parent.mkdir(parents=True)
+    options.write_text("rw\ndata=journal\n")
+    assert "undone by the journal" in place.bad()
 
 
 def test_doctor_names_slots_of_the_order_that_are_not_configured(place: Place) -> None:
