@@ -19,6 +19,8 @@ COMMON = (
     "libpython3.11-minimal",
     "libpython3.11-stdlib",
 )
+# The EFI system partition and the firmware's variables.
+ESP_MODULES = ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8", "vfat", "efivarfs")
 E2FSPROGS = ("e2fsprogs", "libext2fs2", "libss2", "libcom-err2", "libblkid1", "libuuid1")
 
 
@@ -50,7 +52,7 @@ ARM64 = Arch(
     system=(*COMMON, "libubootenv-tool", "libubootenv0.1", "libyaml-0-2", *E2FSPROGS),
     # The SD card first: it takes a while to be found, and nothing waits for it.
     disk_modules=("sdhci-pci", "mmc_block", "virtio_mmio", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4"),
-    spare_modules=("softdog", "virtio_net", "virtio_console"),
+    spare_modules=("softdog", "virtio_net", "virtio_console", *ESP_MODULES),
     wheel_platforms=("manylinux2014_aarch64", "manylinux_2_28_aarch64", "manylinux_2_34_aarch64"),
     console="ttyAMA0",
 )
@@ -61,8 +63,7 @@ AMD64 = Arch(
     kernel="linux-image-amd64",  # the cloud kernel has no driver of the watchdog i6300esb
     system=(*COMMON, *E2FSPROGS),
     disk_modules=("virtio_pci", "virtio_blk", "crc32c_generic", "ext4"),
-    # The EFI system partition and the firmware's variables.
-    spare_modules=("softdog", "nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8", "vfat", "efivarfs"),
+    spare_modules=("softdog", *ESP_MODULES),
     wheel_platforms=("manylinux2014_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64"),
     console="ttyS0",
 )

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import bundles, disk, packages, systemd, trees
+from images import bundles, disk, packages, systemd, trees, uefi
 from images.arch import ARM64, Arch
 from images.cache import TREE, Cache, Input, say
 
@@ -158,11 +158,13 @@ def _arm64(cache: Cache, ring: Path) -> dict[str, Path]:
     bundled = bundles.bundles_disk(cache, originals, ring)
     names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
     results = {name: result / name for result, several in names.items() for name in several}
-    slots = systemd.slots(cache, ARM64, slot.parts.base, slot.parts.kernel.parent, slot.parts.project, ring / "keyring.abk")
+    parts = slot.parts
+    slots = systemd.slots(cache, ARM64, parts.base, parts.kernel.parent, parts.project, ring / "keyring.abk", uefi.CONFIGS)
     made = systemd.device_disk(cache, slot.boot, slots, ENVIRONMENT, BOOT_BYTES, DATA_BYTES)
-    bundled = systemd.bundles_disk(cache, slot.boot, slots, ring)
+    bundled = systemd.bundles_disk(cache, {"boot": slot.boot}, slots, ring)
     names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
-    return {**results, **{f"systemd/{name}": result / name for result, several in names.items() for name in several}}
+    results |= {f"systemd/{name}": result / name for result, several in names.items() for name in several}
+    return results | uefi.build(cache, parts.kernel, parts.initrd, slots, ring)
 
 
 def _x86(cache: Cache, ring: Path) -> dict[str, Path]:

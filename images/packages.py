@@ -21,9 +21,11 @@ SYSTEMD = tuple(
     """
     systemd libsystemd-shared libsystemd0 udev libudev1 util-linux mount libmount1 libsmartcols1 kmod libkmod2 libfdisk1 libaudit1
     libcap-ng0 libapparmor1 libcap2 libcryptsetup12 libdevmapper1.02.1 libargon2-1 libjson-c5 libgcrypt20 libgpg-error0 liblz4-1 libzstd1
-    libp11-kit0 libseccomp2 libselinux1 libpcre2-8-0 libacl1 libip4tc2 libpam0g dmsetup
+    libp11-kit0 libseccomp2 libselinux1 libpcre2-8-0 libacl1 libip4tc2 libpam0g dmsetup systemd-boot
 """.split()  # noqa: SIM905
 )
+# Whose program the firmware starts.
+BOOT_MANAGER = "systemd-boot-efi"
 
 
 def _apt_config(arch: Arch, folder: Path) -> Path:
@@ -68,14 +70,14 @@ def fetch_packages(cache: Cache, arch: Arch) -> Path:
 
 
 def fetch_systemd(cache: Cache, arch: Arch) -> Path:
-    """Folder with `debs/*.deb` of SYSTEMD."""
+    """Folder with `debs/*.deb` of SYSTEMD and BOOT_MANAGER."""
 
     def make(folder: Path) -> None:
         environment = _apt(arch, cache)
         (folder / "debs").mkdir()
-        run(["apt-get", "download", *SYSTEMD], env=environment, cwd=folder / "debs")
+        run(["apt-get", "download", *SYSTEMD, BOOT_MANAGER], env=environment, cwd=folder / "debs")
 
-    return cache.step(f"{arch.prefix}systemd-packages", SYSTEMD, make)
+    return cache.step(f"{arch.prefix}systemd-packages", [*SYSTEMD, BOOT_MANAGER], make)
 
 
 def unpack(packages: Path, name: str, target: Path) -> None:

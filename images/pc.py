@@ -7,6 +7,8 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from abupdate.bootloaders.systemdboot import SystemdBootStore
+from abupdate.model import BootState
 from images.cache import run
 from images.disk import SECTOR
 from images.trees import STAMP
@@ -71,6 +73,18 @@ def fat(files: Mapping[str, Path | bytes], image: Path, size_bytes: int, label: 
         os.utime(piece, (STAMP, STAMP))
         run(["mcopy", "-m", "-i", image, piece, f"::{name}"], env=environment)
         piece.unlink()
+
+
+def boot_entries(arguments: Mapping[str, str], state: BootState, esp: Path) -> dict[str, Path | bytes]:
+    """systemd-boot's files for an ESP (as `fat` takes them) on which /abu/SLOT/ holds kernels. arguments: of each slot's kernel.
+
+    esp: a folder that is made.
+    """
+    (esp / "loader/entries").mkdir(parents=True)
+    images = {slot: {"kernel": esp / f"abu/{slot}/vmlinuz", "initrd": esp / f"abu/{slot}/initrd.img"} for slot in arguments}
+    SystemdBootStore(esp, tuple(arguments), images, arguments).rebuild(state)
+    (esp / "loader/loader.conf").write_text("default slot-*\ntimeout 0\neditor no\n")
+    return {str(path.relative_to(esp)): path for path in sorted(esp.rglob("*.conf"))}
 
 
 def grub(target: str, prefix: str, image: Path) -> None:

@@ -62,8 +62,13 @@ GROUPS = """
 """
 
 
-def system_tree(arch: Arch, base: Path, debs: Path, kernel: Path, project: Path, keyring: Path, root: Path) -> None:
-    """The root file system: the first device's, with systemd and udev in place of busybox' init."""
+def system_tree(
+    arch: Arch, base: Path, debs: Path, kernel: Path, project: Path, keyring: Path, configs: Mapping[str, str], root: Path
+) -> None:
+    """The root file system: the first device's, with systemd and udev in place of busybox' init.
+
+    configs: those that a kernel argument guest.board=NAME puts in place of /etc/abupdate/config.toml.
+    """
     trees.root_tree(arch, base, project, keyring, "1.0.0", root)
     for part in PRUNED[2:]:
         remove(root / part)
@@ -102,8 +107,13 @@ def system_tree(arch: Arch, base: Path, debs: Path, kernel: Path, project: Path,
     (root / "usr/bin/abupdate").symlink_to("/usr/local/bin/abupdate")
     run(["cp", "-r", f"{CODE / 'systemd'}/.", root])
     config = root / "etc/abupdate/config.toml"
-    lines = config.read_text().splitlines()
-    config.write_text("".join(f"{NUMBERS.get(line, line)}\n" for line in lines))
+    (root / "etc/abupdate/boards").mkdir()
+    (root / "efi").mkdir()
+    for path, text in {
+        config: config.read_text(),
+        **{config.parent / f"boards/{name}.toml": text for name, text in configs.items()},
+    }.items():
+        path.write_text("".join(f"{NUMBERS.get(line, line)}\n" for line in text.splitlines()))
     (root / "etc/machine-id").write_text("")
     (root / "etc/abu-bulk").write_bytes(bulk())
     (root / "etc/hostname").write_text("abu-qemu\n")
@@ -199,13 +209,13 @@ VERSIONS = (
 )
 
 
-def slots(cache: Cache, arch: Arch, base: Path, kernel: Path, project: Path, keyring: Path) -> Path:
-    """Folder with `NAME.img` and `NAME.root` (root hash in hex) of each version."""
+def slots(cache: Cache, arch: Arch, base: Path, kernel: Path, project: Path, keyring: Path, configs: Mapping[str, str]) -> Path:
+    """Folder with `NAME.img` and `NAME.root` (root hash in hex) of each version. configs: as `system_tree` has them."""
     debs = packages.fetch_systemd(cache, arch)
 
     def make(folder: Path) -> None:
         tree = folder / "tree"
-        system_tree(arch, base / "root", debs, kernel, project, keyring, tree)
+        system_tree(arch, base / "root", debs, kernel, project, keyring, configs, tree)
         for one in VERSIONS:
             (tree / "etc/abu-version").write_text(f"{one.version}\n")
             trees.set_times(tree / "etc")
@@ -213,19 +223,23 @@ def slots(cache: Cache, arch: Arch, base: Path, kernel: Path, project: Path, key
         shutil.rmtree(tree)
 
     code: list[Input] = [CODE / "systemd", CODE / "debian", CODE / "rootfs", CODE / "systemd.py", CODE / "trees.py", keyring]
-    return cache.step("systemd-slots", [base.name, kernel.name, project.name, debs.name, *code], make)
+    return cache.step("systemd-slots", [base.name, kernel.name, project.name, debs.name, repr(configs), *code], make)
 
 
-def bundles_disk(cache: Cache, boot: Path, made: Path, ring: Path) -> Path:
-    """Folder with `bundles.img` and `bundles/NAME.abu`, as images.bundles makes them."""
-    code: list[Input] = [CODE / "systemd.py", boot.parent.name, made.name, ring.name, TREE / "abupdate/host", TREE / "abupdate/formats"]
+def bundles_disk(cache: Cache, images: Mapping[str, Path], made: Path, ring: Path, prefix: str = "") -> Path:
+    """Folder with `bundles.img` and `bundles/NAME.abu`, as images.bundles makes them. images: beside the root file system."""
+    code: list[Input] = [CODE / "systemd.py", made.name, ring.name, TREE / "abupdate/host", TREE / "abupdate/formats"]
+    code += [f"{name} {image.parent.name}" for name, image in images.items()]
 
     def make(folder: Path) -> None:
         (folder / "bundles").mkdir()
         for one in VERSIONS[1:]:
             spec = folder / "spec.toml"
             lines = [f'compatible = "{bundles.COMPATIBLE}"', f'version = "{one.version}"', f"security_counter = {one.counter}"]
-            lines += [f'[images.boot]\nfile = "{boot}"', f'[images.rootfs]\nfile = "{made / one.name}.img"\nverity = true']
+            for name, image in images.items():
+                kind = "file" if name in bundles.FILE_IMAGES.values() else "raw"
+                lines.append(f'[images.{name}]\nfile = "{image}"\nkind = "{kind}"')
+            lines.append(f'[images.rootfs]\nfile = "{made / one.name}.img"\nverity = true')
             spec.write_text("\n".join(lines) + "\n")
             environment = {**os.environ, "SOURCE_DATE_EPOCH": str(STAMP)}
             command: list[str | Path] = [bundles.abupdate(), "bundle", "create", spec, "-o", folder / f"bundles/{one.name}.abu"]
@@ -235,7 +249,15 @@ def bundles_disk(cache: Cache, boot: Path, made: Path, ring: Path) -> Path:
         total = sum(path.stat().st_size for path in (folder / "bundles").iterdir())
         disk.ext4(folder / "bundles", folder / "bundles.img", (total // disk.MIB * 21 // 20 + 16) * disk.MIB, "bundles")
 
-    return cache.step("systemd-bundles", code, make)
+    return cache.step(f"systemd-{prefix}bundles", code, make)
+
+
+def data_image(folder: Path, size_bytes: int) -> None:
+    """Make `data.img`, where /var keeps what is written to it."""
+    tree = folder / "tree"
+    (tree / "overlay/upper").mkdir(parents=True)
+    (tree / "overlay/work").mkdir()
+    disk.ext4(tree, folder / "data.img", size_bytes, "data", journal=True)
 
 
 def device_disk(cache: Cache, boot: Path, made: Path, environment: Mapping[str, str], boot_bytes: int, data_bytes: int) -> Path:
@@ -243,10 +265,7 @@ def device_disk(cache: Cache, boot: Path, made: Path, environment: Mapping[str, 
     values = {**environment, "BOOT_TIMEOUT": f"{BOOT_TIMEOUT_S:x}", "BOOT_A_VERITY": (made / "v1.root").read_text()}
 
     def make(folder: Path) -> None:
-        tree = folder / "tree"
-        (tree / "overlay/upper").mkdir(parents=True)
-        (tree / "overlay/work").mkdir()
-        disk.ext4(tree, folder / "data.img", data_bytes, "data", journal=True)
+        data_image(folder, data_bytes)
         disk.boot_disk(folder, values, {"boot_a": boot, "rootfs_a": made / "v1.img"}, disk.layout(boot_bytes, ROOTFS_BYTES, data_bytes))
 
     inputs: list[Input] = [boot.parent.name, made.name, TREE / "bootloader-hooks/uboot/boot.cmd", CODE / "disk.py", CODE / "systemd.py"]

@@ -5,16 +5,13 @@ The label of a disk's first partition, `board-NAME`, tells the root file system 
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from abupdate.bootloaders.systemdboot import SystemdBootStore
 from abupdate.model import BootState
 from images import bundles, disk, pc, trees
 from images.arch import AMD64
+from images.boards import Board, file_slot, raw_slot
 from images.build import CODE, HOOKS, Parts, boot_image, parts
 from images.cache import TREE, Cache, Input, run
 
@@ -34,7 +31,6 @@ BUNDLES = ("v2", "v3", "bad-kernel-garbage", "bad-hang-after-arming", "bad-panic
 # Longer than arm64's: emulated x86-64 takes twice as long from the watchdog's arming to the service.
 BOOT_TIMEOUT_S = 40
 GRUB_ENVIRONMENT = {"ORDER": "A", "A_LEFT": "03", "B_LEFT": "00", "TRIES": "3", "BUDGET": "3", "TIMEOUT": str(BOOT_TIMEOUT_S)}
-BY_LABEL = "/dev/disk/by-partlabel"
 ARGUMENTS = "console=ttyS0 ro quiet loglevel=3 tsc=reliable no_timer_check"
 
 
@@ -43,52 +39,18 @@ def arguments(slot: str) -> str:
     return f"root=PARTLABEL=rootfs_{slot.lower()} {ARGUMENTS}"
 
 
-def _file_slot(slot: str) -> str:
-    small = slot.lower()
-    return f'{{ rootfs = "{BY_LABEL}/rootfs_{small}", kernel = "/efi/abu/{slot}/vmlinuz", initrd = "/efi/abu/{slot}/initrd.img" }}'
-
-
-def _raw_slot(slot: str) -> str:
-    small = slot.lower()
-    return f'{{ rootfs = "{BY_LABEL}/rootfs_{small}", boot = "{BY_LABEL}/boot_{small}" }}'
-
-
-@dataclass(frozen=True)
-class Board:
-    """One bootloader's board. bootloader: its section of the configuration. slots: images of each slot.
-
-    trial: keys of [trial] that this bootloader needs otherwise. labels: partitions after the first one, in the order of their numbers.
-    """
-
-    name: str
-    bootloader: str
-    slots: Mapping[str, str]
-    labels: tuple[str, ...]
-    trial: Mapping[str, int]
-
-    def config(self) -> str:
-        """The common configuration with this board's slots and bootloader in it."""
-        common = (CODE / "rootfs/etc/abupdate/config.toml").read_text()
-        begin, end = common.index("[slots.A]"), common.index("# Short, so")
-        own = "".join(f"[slots.{slot}]\nimages = {images}\n\n" for slot, images in self.slots.items())
-        text = common[:begin] + own + f"[bootloader]\n{self.bootloader}\n\n" + common[end:]
-        for key, value in {"boot_timeout_s": BOOT_TIMEOUT_S, **self.trial}.items():
-            text, count = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
-            assert count == 1, f"{key} is in the common configuration once"
-        return text
-
-
 _CMDLINE = f'cmdline = {{ A = "{arguments("A")}", B = "{arguments("B")}" }}'
-_FILES = {slot: _file_slot(slot) for slot in "AB"}
-_RAW = {slot: _raw_slot(slot) for slot in "AB"}
+_FILES = {slot: file_slot(slot) for slot in "AB"}
+_RAW = {slot: raw_slot(slot) for slot in "AB"}
+_TIMEOUT = {"boot_timeout_s": BOOT_TIMEOUT_S}
 _RAW_LABELS = ("esp", "grub", "boot_a", "boot_b", "rootfs_a", "rootfs_b", "data")
 _FILE_LABELS = ("esp", "rootfs_a", "rootfs_b", "data")
 BOARDS = {
     board.name: board
     for board in (
-        Board("grub", 'kind = "grub"', _RAW, _RAW_LABELS, {}),
-        Board("systemd-boot", f'kind = "systemd-boot"\n{_CMDLINE}', _FILES, _FILE_LABELS, {"confirmed_tries": 0}),
-        Board("efi", f'kind = "efi"\n{_CMDLINE}', _FILES, _FILE_LABELS, {"tries": 1, "confirmed_tries": 0}),
+        Board("grub", 'kind = "grub"', _RAW, _RAW_LABELS, _TIMEOUT),
+        Board("systemd-boot", f'kind = "systemd-boot"\n{_CMDLINE}', _FILES, _FILE_LABELS, {**_TIMEOUT, "confirmed_tries": 0}),
+        Board("efi", f'kind = "efi"\n{_CMDLINE}', _FILES, _FILE_LABELS, {**_TIMEOUT, "tries": 1, "confirmed_tries": 0}),
     )
 }
 
@@ -108,7 +70,7 @@ def rootfs(cache: Cache, made: Parts, keyring: Path) -> Path:
         disk.remove(folder / "tree", overlay)
 
     inputs: list[Input] = [made.base.name, made.project.name, CODE / "rootfs", CODE / "x86/rootfs", CODE / "x86.py", keyring]
-    inputs += [CODE / "disk.py", CODE / "trees.py", CODE / "arch.py"]
+    inputs += [CODE / "boards.py", CODE / "disk.py", CODE / "trees.py", CODE / "arch.py"]
     return cache.step("x86-rootfs", inputs, make) / "rootfs.img"
 
 
@@ -180,13 +142,8 @@ def esp_files(board: Board, made: Parts, folder: Path) -> dict[str, Path | bytes
         once = folder / "once.efi"
         pc.unified_kernel(made.kernel, made.initrd, f"{arguments('A')} abupdate.slot=A panic=10", once)
         return {"EFI/BOOT/BOOTX64.EFI": once}
-    esp = folder / "esp"
-    (esp / "loader/entries").mkdir(parents=True)
-    images = {slot: {"kernel": esp / f"abu/{slot}/vmlinuz", "initrd": esp / f"abu/{slot}/initrd.img"} for slot in "AB"}
-    SystemdBootStore(esp, ("A", "B"), images, {slot: arguments(slot) for slot in "AB"}).rebuild(BootState(("A",), {"A": 1, "B": 0}))
-    (esp / "loader/loader.conf").write_text("default slot-*\ntimeout 0\neditor no\n")
-    files: dict[str, Path | bytes] = {str(path.relative_to(esp)): path for path in sorted(esp.rglob("*.conf"))}
-    return {"EFI/BOOT/BOOTX64.EFI": pc.SYSTEMD_BOOT, **files}
+    state = BootState(("A",), {"A": 1, "B": 0})
+    return {"EFI/BOOT/BOOTX64.EFI": pc.SYSTEMD_BOOT, **pc.boot_entries({slot: arguments(slot) for slot in "AB"}, state, folder / "esp")}
 
 
 def build(cache: Cache, ring: Path) -> dict[str, Path]:

@@ -15,7 +15,7 @@ OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 SEABIOS_WORD = r"SeaBIOS \(version"
 OVMF_WORD = r"BdsDxe: (?:loading|failed to load)"
 # Firmware and boot managers move the cursor and set colours, also within a line; GRUB's lines begin with \r.
-_ESCAPES = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]|(?<=\n)\r(?=.)")
+ESCAPES = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]|(?<=\n)\r(?=.)")
 
 
 class X86Device(Machine):
@@ -28,7 +28,7 @@ class X86Device(Machine):
         self.board, self.firmware = board, firmware
         self.boot_word = SEABIOS_WORD if firmware == "bios" else OVMF_WORD
         super().__init__(folder, **rest)
-        self.console.clean = lambda text: _ESCAPES.sub("", text)
+        self.console.clean = lambda text: ESCAPES.sub("", text)
         self.variables = self.folder / "vars.fd"
         if firmware == "uefi" and not self.variables.exists():
             shutil.copy(OVMF_VARS, self.variables)

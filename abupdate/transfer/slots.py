@@ -119,7 +119,8 @@ class DeviceSlots:
             if image.kind is not ImageKind.RAW:
                 raise Refused(f"image {image.name} is of kind {image.kind.value}, which needs a newer abupdate")
             if isinstance(target, FileTarget) and not target.exists:
-                raise ConfigError(f"{place}: No such file or directory", "check the slot's path in the configuration")
+                hint = f'check the slot\'s path, or build the bundle with kind = "file" for {image.name}, which makes one'
+                raise ConfigError(f"{place}: No such file or directory, and image {image.name} is for a device", hint)
             if image.size_bytes > target.size_bytes:
                 raise ConfigError(
                     f"image {image.name} has {image.size_bytes} bytes and {place} {target.size_bytes}",

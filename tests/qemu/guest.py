@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qemu.device import BOOT_WORD, Device
+from qemu.machine import Machine
 
 FLASH_TIMEOUT_S = 180.0
 
@@ -32,7 +33,7 @@ def until(what: str, seen: Callable[[], Any], timeout_s: float = 60) -> Any:
         time.sleep(0.5)
 
 
-def confirm(device: Device) -> None:
+def confirm(device: Machine) -> None:
     """`abupdate confirm` of the slot on trial; where the service is just starting it waits for the lock by itself."""
     device.check("abupdate confirm")
 

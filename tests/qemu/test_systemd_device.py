@@ -10,6 +10,7 @@ import pytest
 
 from images import systemd
 from qemu.device import BOOT_WORD, Device
+from qemu.machine import Machine
 from tests.qemu.guest import confirm, flash, settled_environment, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
@@ -28,34 +29,34 @@ def device(images: Path) -> Iterator[Device]:
         yield fresh
 
 
-def shown(device: Device, unit: str, *names: str) -> list[str]:
+def shown(device: Machine, unit: str, *names: str) -> list[str]:
     """Properties of a unit."""
     lines = device.check(f"systemctl show {unit} -p {','.join(names)}").splitlines()
     found = dict(line.split("=", 1) for line in lines)
     return [found[name] for name in names]
 
 
-def active(device: Device, unit: str) -> str:
+def active(device: Machine, unit: str) -> str:
     return device.run(f"systemctl is-active {unit}").output
 
 
-def root_hash(device: Device, bundle: str) -> str:
+def root_hash(device: Machine, bundle: str) -> str:
     """The root hash that a bundle's manifest signs."""
     images = json.loads(device.check(f"abupdate --json info /bundles/{bundle}.abu"))["images"]
     return next(str(image["verity_root"]) for image in images if image["name"] == "rootfs")
 
 
-def root_mount(device: Device) -> list[str]:
+def root_mount(device: Machine) -> list[str]:
     """Device, file system and options of /."""
     return device.check("awk '$2 == \"/\" { print $1, $3, $4 }' /proc/mounts | tail -n 1").split()
 
 
-def pets(device: Device, unit: str) -> bool:
+def pets(device: Machine, unit: str) -> bool:
     """Whether the main process of a unit holds the watchdog."""
     return "/dev/watchdog0" in device.run(f"ls -l /proc/$(systemctl show -P MainPID {unit})/fd").output
 
 
-def journal(device: Device, unit: str) -> list[dict[str, str]]:
+def journal(device: Machine, unit: str) -> list[dict[str, str]]:
     """Entries of this boot that a unit's processes wrote themselves."""
     lines = device.check(f"journalctl -b -o json _SYSTEMD_UNIT={unit}").splitlines()
     return [{name: str(value) for name, value in json.loads(line).items()} for line in lines]

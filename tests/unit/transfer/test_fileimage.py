@@ -128,8 +128,9 @@ def test_a_file_for_a_block_device_is_refused(tmp_path: Path, loop: Callable[[Pa
 
 
 def test_a_raw_image_is_never_written_to_a_file_that_is_not_there(esp: Path, build: Callable[..., Path]) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="No such file") as caught:
         flash({"kernel": esp / "B/vmlinuz"}, build(kernel=("raw", KERNEL)))
+    assert 'kind = "file"' in caught.value.hint
     assert not (esp / "B/vmlinuz").exists()
 
 
