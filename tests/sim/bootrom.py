@@ -58,11 +58,12 @@ def _text(environment: Environment) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Fate:
-    """What boots from here on if nobody ever confirms. boots: distinct (slot, on trial); trials: boots on trial; dark: slots of which one
-    was started although its kernel does not start."""
+    """What boots from here on if nobody ever confirms. boots: distinct (slot, on trial); trials: boots on trial; row: most of them in a
+    row; dark: slots of which one was started although its kernel does not start."""
 
     boots: frozenset[tuple[str | None, bool]]
     trials: int
+    row: int
     dark: bool
 
 
@@ -70,11 +71,13 @@ class Fate:
 def fate(rom: BootRom, store: Part, loads: frozenset[str]) -> Fate:
     """More boots than tries and budgets together."""
     boots: set[tuple[str | None, bool]] = set()
-    trials, dark = 0, False
+    trials, row, most, dark = 0, 0, 0, False
     for _ in range(MANY_BOOTS):
         started = rom.power_up(store, loads)
         store = started.store
         boots.add((started.slot, started.trial))
         trials += started.trial
+        row = row + 1 if started.trial else 0
+        most = max(most, row)
         dark = dark or started.slot is None or started.slot in started.failed
-    return Fate(frozenset(boots), trials, dark)
+    return Fate(frozenset(boots), trials, most, dark)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from abupdate.bootloaders.grub import GrubStore
 from abupdate.errors import StoreUnreadable
-from abupdate.formats.grubenv import SECTOR_BYTES, SIGNATURE, SIZE_BYTES
+from abupdate.formats.grubenv import SECTOR_BYTES, SIGNATURE, SIZE_BYTES, WARNING
 from abupdate.model import BootState, BootTraits, TrialPolicy
 from tests.sim import grub_hook_model as model
 from tests.sim.blocks import Block, Disk, Nature
@@ -26,7 +26,9 @@ GRUBENV = Path("/boot/grub/grubenv")
 _SECTORS = Nature("grubenv", SECTOR_BYTES, whole=True)
 # Long enough to lie in both sectors before the first commit.
 FACTORY = SIGNATURE + b"saved_entry=" + b"x" * 440 + b"\n# by hand\npath=a\\\\b\\\nc\nzz=1\n"
-_RAUC_FACTORY = b"ORDER=A B\nA_OK=1\nB_OK=0\nA_TRY=0\nB_TRY=0\n"
+# RAUC's variables begin in the second sector then, and there is room for them beside what others keep.
+_RAUC_FACTORY = FACTORY.replace(SIGNATURE, SIGNATURE + WARNING + b"\n").replace(b"x" * 70, b"", 1)
+_RAUC_FACTORY += b"ORDER=A B\nA_OK=1\nB_OK=0\nA_TRY=0\nB_TRY=0\n"
 
 
 def variables(block: bytes) -> dict[str, str] | None:
@@ -144,8 +146,7 @@ class GrubPlace(BootPlace):
 
     def blank(self) -> Part:
         """See BootPlace."""
-        theirs = _RAUC_FACTORY if self.dialect else b""
-        return Block.of(_SECTORS, (FACTORY + theirs).ljust(SIZE_BYTES, b"#"))
+        return Block.of(_SECTORS, (_RAUC_FACTORY if self.dialect else FACTORY).ljust(SIZE_BYTES, b"#"))
 
     def erased(self) -> Part | None:
         """See BootPlace: RAUC's script starts its rescue system then, which is not modelled."""

@@ -1,7 +1,8 @@
-"""What mender.cmd and swupdate.cmd of bootloader-hooks/uboot decide, with the U-Boot that counts for them, as a pure function.
+"""What mender.cmd, swupdate.cmd and rauc.cmd of bootloader-hooks/uboot decide, with the U-Boot that counts for the first two. Pure.
 
 U-Boot counts before anything else runs, and saves, while upgrade_available is 1; beyond bootlimit it runs altbootcmd, by which the scripts
-go back and save twice, so that the older copy does not bring the trial back. tests/qemu/test_uboot_dialects.py runs both and this.
+go back and save twice, so that the older copy does not bring the trial back. RAUC's script counts by itself.
+tests/qemu/test_uboot_dialects.py runs the scripts.
 """
 
 from __future__ import annotations
@@ -59,6 +60,21 @@ def boot(script: str, env: Mapping[str, str], loads: Container[str] = SLOTS) -> 
         if trial:
             break
     return CountedBoot(failed[-1], trial, tuple(failed), tuple(saves), resets=True)
+
+
+def rauc_boot(env: Mapping[str, str], loads: Container[str] = SLOTS) -> CountedBoot:
+    """Start RAUC's script once. Where no slot of the order has a boot left, all get three again and the board begins anew."""
+    now = {"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "3", **env}
+    saves = list[Mapping[str, str]]()
+    order = [slot for slot in now["BOOT_ORDER"].split() if slot in SLOTS]
+    if all(int(now[f"BOOT_{slot}_LEFT"]) == 0 for slot in order):
+        now |= {"BOOT_A_LEFT": "3", "BOOT_B_LEFT": "3"}
+        saves.append(dict(now))
+    slot = next(slot for slot in order if int(now[f"BOOT_{slot}_LEFT"]) > 0)
+    now[f"BOOT_{slot}_LEFT"] = f"{int(now[f'BOOT_{slot}_LEFT'], 16) - 1:x}"
+    saves.append(dict(now))
+    failed = () if slot in loads else (slot,)
+    return CountedBoot(slot, now.get("BOOT_TRIAL") == slot, failed, tuple(saves), resets=bool(failed))
 
 
 def _first(script: str, env: Mapping[str, str]) -> str:

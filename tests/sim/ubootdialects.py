@@ -1,4 +1,4 @@
-"""Boards with Mender's or SWUpdate's boot script: U-Boot's environment on a disk, in their variables, started by a U-Boot that counts."""
+"""Boards with Mender's, SWUpdate's or RAUC's boot script: U-Boot's environment on a disk, in their variables, started by what counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from abupdate.bootloaders.menderenv import Mender
 from abupdate.bootloaders.swupdateenv import SWUpdate
 from abupdate.bootloaders.uboot import UBootStore
-from abupdate.bootloaders.ubootdialect import Dialect
+from abupdate.bootloaders.ubootdialect import Dialect, Native
 from abupdate.formats.ubootenv import Environment, encode
 from abupdate.model import BootState, BootTraits, TrialPolicy
 from tests.sim import uboot_counting_model as model
@@ -23,10 +23,13 @@ LIMIT = 3
 _DIALECTS: Mapping[str, Dialect] = {
     "mender": Mender(SLOTS, model.PARTS),
     "swupdate": SWUpdate(SLOTS, "rootfs_copy", model.COPIES),
+    "rauc": Native(SLOTS, rauc=True),
 }
+_COUNTER = (b"bootlimit=%d" % LIMIT, b"bootcount=0", b"upgrade_available=0")
 _FACTORY: Mapping[str, tuple[bytes, ...]] = {
-    "mender": (b"mender_boot_part=10", b"mender_boot_part_hex=a", b"mender_check_saveenv_canary=1", b"mender_saveenv_canary=1"),
-    "swupdate": (b"rootfs_copy=1", b"ustate=0"),
+    "mender": (b"mender_boot_part=10", b"mender_boot_part_hex=a", b"mender_check_saveenv_canary=1", b"mender_saveenv_canary=1", *_COUNTER),
+    "swupdate": (b"rootfs_copy=1", b"ustate=0", *_COUNTER),
+    "rauc": (b"BOOT_ORDER=A", b"BOOT_A_LEFT=3", b"BOOT_B_LEFT=0"),
 }
 # Mender's way back leaves nothing in the store, so the record says no more than is known.
 _UNSEEN = ("unknown: the bootloader went back, or a cut came before the reason", "unknown: cut before the reason was recorded")
@@ -37,17 +40,26 @@ class DialectPlace(EnvStore):
     """`BootPlace`. script: whose."""
 
     script: str = "mender"
-    traits = BootTraits(max_tries=LIMIT, counts_confirmed=False, falls_through=False, armed_in_store=True)
+
+    @property
+    def traits(self) -> BootTraits:  # type: ignore[override]
+        """See BootPlace."""
+        return _DIALECTS[self.script].traits(lambda: Environment(_COUNTER))
 
     @property
     def policy(self) -> TrialPolicy:
         """See BootPlace."""
-        return TrialPolicy(LIMIT, 0, 120)
+        return TrialPolicy(LIMIT, 9 if self.script == "rauc" else 0, 120)
+
+    @property
+    def gives_back(self) -> bool:
+        """See BootPlace: RAUC's script, to every slot of the order, once none may boot."""
+        return self.script == "rauc"
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """See BootPlace."""
-        return _UNSEEN if self.script == "mender" else ("tries exhausted", *_UNSEEN)
+        return {"mender": _UNSEEN, "swupdate": ("tries exhausted", *_UNSEEN), "rauc": ("tries exhausted",)}[self.script]
 
     @property
     def rom(self) -> BootRom:
@@ -61,7 +73,7 @@ class DialectPlace(EnvStore):
     def blank(self) -> Part:
         """See BootPlace."""
         running = self.media.blank().thaw()
-        environment = Environment((*FOREIGN, *_FACTORY[self.script], b"bootlimit=%d" % LIMIT, b"bootcount=0", b"upgrade_available=0"))
+        environment = Environment((*FOREIGN, *_FACTORY[self.script]))
         self.media.save(running, 0, encode(environment, self.media.copy_bytes, self.media.scheme, 1))
         return running.freeze()
 
@@ -86,7 +98,7 @@ class DialectPlace(EnvStore):
 
 @dataclass(frozen=True)
 class CountingRom:
-    """`BootRom` of U-Boot with bootcount, and the script."""
+    """`BootRom` of U-Boot, with bootcount where the script lives on that, and the script."""
 
     place: DialectPlace
 
@@ -101,7 +113,8 @@ def _power_up(place: DialectPlace, part: Part, loads: frozenset[str]) -> Started
     assert index is not None
     copy = place.copies(part)[index]
     assert copy is not None
-    booted = model.boot(place.script, _text(copy.environment), loads)
+    env = _text(copy.environment)
+    booted = model.rauc_boot(env, loads) if place.script == "rauc" else model.boot(place.script, env, loads)
     during: list[Part] = []
     for saved in booted.saves:
         now = place.current(part)
