@@ -160,7 +160,11 @@ class EfiStore(Bootloader):
         """See ports.Bootloader: entries that are missing or are not what they must be. BootOrder is the boot state's business."""
         if self._variables.problem() is not None:
             return ()
-        seen = self._load()
+        try:
+            seen = self._load()
+        except StoreUnreadable:
+            # `rebuild` comes next, and writes the entries that it needs.
+            return ()
         found = []
         for slot in self._slots:
             wanted = self._entries.plain(seen, slot)
@@ -313,7 +317,9 @@ class EfiStore(Bootloader):
         ours = frozenset(number for slot in self._slots for number in now.numbers(slot))
         numbers = tuple(now.numbers(slot)[0] for slot in wanted)
         order = placed(now.order, ours, numbers)
-        if tuple(wanted) != ordered(now, self._slots):
+        # One that is not active is no slot that may boot, until it is written anew: it must not stand there then.
+        left_over = {number for number in now.order if number in ours and now.slot_of(number, self._slots) not in wanted}
+        if tuple(wanted) != ordered(now, self._slots) or left_over:
             self._variables.write("BootOrder", efiboot.encode_order(order))
 
     def _write_marker(self, marker: Marker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,9 @@ def inspect(
         yield Finding(
             Grade.WARN, TOPIC, f"{esp} is no mount point", "systemd-boot reads the ESP: mount it there, or name it in [bootloader] esp"
         )
+    if read_only(esp):
+        text = f"{esp} is mounted read-only: nothing can be armed, confirmed or reverted"
+        yield Finding(Grade.FAIL, TOPIC, text, f"mount -o remount,rw {esp}; the kernel's log says whether it found damage")
     if not any(path.name.lower().endswith(".efi") for folder in _LOADERS for path in _in(esp / folder)):
         yield Finding(Grade.FAIL, TOPIC, f"no boot loader in {esp}/EFI", f"bootctl install --esp-path={esp}")
     if problem := default_problem(_conf(esp, access)):
@@ -62,6 +66,13 @@ def inspect(
         text = f"the names in {esp}/loader/entries take {used} entries of the folder, more than the {_SECTOR_ENTRIES} of its first sector"
         hint = "take entries away that nobody boots: a power cut while systemd-boot counts could leave a trial two names"
         yield Finding(Grade.WARN, TOPIC, text, hint)
+
+
+def read_only(esp: Path) -> bool:
+    """The file system is mounted so that nobody can write it."""
+    with suppress(OSError):
+        return bool(os.statvfs(esp).f_flag & os.ST_RDONLY)
+    return False
 
 
 def sector_entries(names: Iterable[str]) -> int:

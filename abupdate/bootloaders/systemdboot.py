@@ -6,7 +6,8 @@
 What decides is always ONE sector, written in place and flushed, of a file that is whole and on the medium already:
 
     target out (step 3)   its entries are switched off, then the counted one is removed
-    arm (step 8)          slot-B+3.conf is made, switched off; then switched on with a sort-key below the other slot's
+    arm (step 8)          slot-B.conf is made, switched off, where it is not there (systemd-bless-boot would rename to it); slot-B+3.conf
+                          is made, switched off; then switched on with a sort-key below the other slot's
     confirm               slot-B.conf is brought up to date, switched off; then switched on with a sort-key below the counted one's; then
                           that one is switched off and removed
     revert, cancel        the counted one is switched off, then removed
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     from abupdate.bootloaders.efivars import Variables
 
 _TRAITS = BootTraits(max_tries=99, counts_confirmed=False, falls_through=True, armed_in_store=True, keeps_verity=True)
-_PROBE = "loader/abupdate.probe"
-_PROBE_BYTES = 1024
+# As many as a slot on trial has entries: a small file takes a cluster of its own.
+_PROBES = ("loader/abupdate.probe", "loader/abupdate.probe2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +155,24 @@ class SystemdBootStore(Bootloader):
             self._commit(self.load(), state)
 
     def check_room(self, state: BootState) -> None:
-        """See ports.Bootloader. Also writes, reads back and removes a file: a trial on an ESP that cannot be written is never counted."""
+        """See ports.Bootloader. Also writes, reads back, removes files: a trial on an ESP that cannot be written is never counted."""
         self._check(state)
-        for slot in state.order:
-            encode(self._wanted(state, slot, FIRST_KEY))
-        path, data = self._esp / _PROBE, os.urandom(_PROBE_BYTES)
+        data = os.urandom(max(len(encode(self._wanted(state, slot, FIRST_KEY))) for slot in state.order))
+        probes = [self._esp / name for name in _PROBES]
         try:
-            with suppress(FileNotFoundError):
+            for path in probes:
+                with suppress(FileNotFoundError):
+                    self._files.remove(path)
+            for path in probes:
+                self._files.create(path, data)
+            same = all(self._files.read(path, len(data) + 1) == data for path in probes)
+            for path in probes:
                 self._files.remove(path)
-            self._files.create(path, data)
-            same = self._files.read(path, _PROBE_BYTES + 1) == data
-            self._files.remove(path)
         except OSError as error:
-            # On an ESP without room a part of it may have got there.
-            with suppress(OSError):
-                self._files.remove(path)
+            # On an ESP without room a part of them may have got there.
+            for path in probes:
+                with suppress(OSError):
+                    self._files.remove(path)
             raise ConfigError(
                 f"the ESP at {self._esp} cannot be written: {error.strerror}", "mount it read-write; it needs some room for entries"
             ) from error
@@ -234,6 +238,9 @@ class SystemdBootStore(Bootloader):
         if slot == state.trial:
             for one in others:
                 self._switch_off(one)
+            if None not in mine:
+                # The name that systemd's blessing of a boot gives the counted entry is taken, and a confirmation needs no more room.
+                self._files.create(self._entries / EntryName(slot).file, encode(replace(self._plain[slot], on=False)))
         file = current.file if current is not None else EntryName(slot, left).file
         # The floor rises with the sector that decides, not before.
         off = encode(replace(wanted, on=False, floor=current.entry.floor if current is not None else None))
@@ -322,7 +329,9 @@ def active_file(files: Iterable[EntryFile], slot: str) -> EntryFile | None:
 def _left(found: EntryFile | None) -> int:
     if found is None:
         return 0
-    return 1 if found.name.left is None else found.name.left
+    # A counter that somebody else gave to a good slot's entry is none of ours: whatever it says, the next commit writes an uncounted one.
+    counted = found.name.left is not None and (found.entry.trial_s is not None or found.name.left == 0)
+    return (found.name.left or 0) if counted else 1
 
 
 def _counter(state: BootState, slot: str) -> int | None:

@@ -33,7 +33,8 @@ def status(options: Namespace) -> int:
 def _table(document: dict[str, object]) -> str:
     slots, trial, attempt = document["slots"], document["trial"], document["attempt"]
     assert isinstance(slots, dict)
-    lines = [f"{document['compatible']}: slot {document['booted']} runs, slot {document['primary']} boots next"]
+    following = f"slot {document['primary']} boots next" if document["primary"] is not None else "no slot boots next: see `abupdate doctor`"
+    lines = [f"{document['compatible']}: slot {document['booted']} runs, {following}"]
     for name, slot in slots.items():
         version = f"version {slot['version']}" if slot["version"] else "version unknown"
         text = "nothing" if slot["state"] == "empty" else version

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # How long a whole bundle's sender may take to close the stream.
 _END_WAIT_S = 2.0
+# The slot's boot entries are written after its images, and need a little on the same file system: two files and a block of their folder.
+_BESIDE_BYTES, _BESIDE_BLOCKS = 8192, 3
 
 
 def _without_keys(sealing: Sealing) -> ContentKey:
@@ -174,18 +176,18 @@ class DeviceSlots:
 def _check_space(images: list[tuple[Image, FileTarget]]) -> None:
     """Raises ConfigError where a file system has no room for its images of kind `file`."""
     needed: dict[int, int] = {}
-    free: dict[int, int] = {}
     for image, target in images:
         if image.kind is not ImageKind.FILE:
             continue
         room = target.room()
         # A name that is new may need a block of its folder's.
         blocks = -(-image.size_bytes // room.block_bytes) + (0 if target.exists else 1)
-        needed[room.filesystem] = needed.get(room.filesystem, 0) + blocks * room.block_bytes - room.held_bytes
-        free[room.filesystem] = room.free_bytes
-        if needed[room.filesystem] > free[room.filesystem]:
+        growth = needed.get(room.filesystem, 0) + blocks * room.block_bytes - room.held_bytes
+        needed[room.filesystem] = growth
+        lacks = growth + max(_BESIDE_BYTES, _BESIDE_BLOCKS * room.block_bytes) - room.free_bytes
+        if growth > 0 and lacks > 0:
             raise ConfigError(
-                f"image {image.name} has {image.size_bytes} bytes, its file system lacks {needed[room.filesystem] - room.free_bytes}",
+                f"image {image.name} has {image.size_bytes} bytes, its file system lacks {lacks}",
                 "make room on it: the ESP holds the kernels of both slots",
             )
 

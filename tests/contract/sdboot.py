@@ -42,10 +42,11 @@ class SdBoot(Subject):
             ["unshare", "--mount", "sh", "-c", _LIST.format(esp=self._esp)], capture_output=True, text=True, timeout=60, check=True
         )
         entries = [json.loads(line) for line in done.stdout.splitlines()]
-        ours = [one for one in entries if one["id"].startswith("slot-")]
+        # bootctl also lists what is switched off, which systemd-boot passes over.
+        ours = [one for one in entries if one["id"].startswith("slot-") and "linux" in one]
         trial = next((one for one in ours if "abupdate.trial=1" in one["options"].split()), None)
         name = None if trial is None else trial["id"].removeprefix("slot-").removesuffix(".conf")
-        others = {one["id"]: one["options"] for one in entries if one not in ours}
+        others = {one["id"]: one["options"] for one in entries if not one["id"].startswith("slot-")}
         first = ours[0]["id"].removeprefix("slot-").removesuffix(".conf")
         return Seen(first, name, None if trial is None else trial.get("triesLeft"), others)
 

@@ -906,7 +906,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "files: nobody looks for room",
         "abupdate/transfer/slots.py",
-        "        if needed[room.filesystem] > free[room.filesystem]:",
+        "        if growth > 0 and lacks > 0:",
         "        if False:",
         "an ESP without room is found half-way, after the slot was taken out",
         _FILES,

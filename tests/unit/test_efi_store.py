@@ -575,3 +575,17 @@ def test_unified_images_need_no_initramfs() -> None:
     text = re.sub(r"(?m)^images\.initrd = .*\n", "", EXAMPLE.read_text()).replace("images.kernel", "images.uki")
     found, _ = bootwiring.bootloader(settings(text))
     assert isinstance(found, EfiStore)
+
+
+def test_doctor_repairs_nothing_in_a_bootorder_that_is_no_list_so_that_it_can_be_rebuilt(flash: Flash, store: EfiStore) -> None:
+    flash.write("BootOrder", b"\x01\x00\x02")
+    assert store.repairs() == ()
+
+
+def test_an_inactive_entry_in_the_bootorder_is_no_second_way_to_a_trial(flash: Flash, store: EfiStore) -> None:
+    store.commit(OUT)
+    put(flash, B, replace(option(flash, B), attributes=0))
+    flash.write("BootOrder", efiboot.encode_order([A, B, VENDOR]))
+    store.commit(ARMED)
+    assert option(flash, B).active
+    assert order(flash) == (A, VENDOR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -125,6 +126,14 @@ def test_fix_writes_the_default_and_keeps_the_other_lines(esp: Path, firmware: F
     assert setting(path.read_bytes(), "default") == "slot-*"
     assert path.read_bytes().splitlines()[1:] == [line for line in (conf or b"").splitlines() if not line.startswith(b"default")]
     assert bad(list(store.inspect())) == []
+
+
+def test_an_esp_that_is_mounted_read_only_is_named(esp: Path, firmware: Firmware, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = os.statvfs(esp)
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((*mounted[:8], mounted.f_flag | os.ST_RDONLY, mounted[9])))
+    (finding,) = [one for one in bad(list(store_on(esp, firmware).inspect())) if one.grade is Grade.FAIL]
+    assert "mounted read-only" in finding.text
+    assert "remount,rw" in finding.hint
 
 
 def test_fix_on_an_esp_that_cannot_be_written_is_one_line_with_a_hint(esp: Path, firmware: Firmware) -> None:

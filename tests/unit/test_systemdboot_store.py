@@ -364,6 +364,25 @@ def test_room_is_proved_by_writing_and_nothing_stays(store: SystemdBootStore, es
     assert {name: (esp / "loader/entries" / name).read_bytes() for name in names(esp)} == before
 
 
+def test_the_name_that_a_blessing_would_give_is_taken_from_the_first_trial_on(store: SystemdBootStore, esp: Path, files: Noted) -> None:
+    """systemd-bless-boot renames to no name that is there. And a confirmation makes no new file, on an ESP that may be full by now."""
+    store.commit(ARMED_B)
+    assert files.notes == ["create slot-B.conf", "create slot-B+3.conf", "on slot-B+3.conf"]
+    assert not entry(esp, "slot-B.conf").on
+    files.notes.clear()
+    store.commit(CONFIRMED_B)
+    assert files.notes == ["on slot-B.conf", "off slot-B+3.conf", "remove slot-B+3.conf"]
+
+
+def test_a_good_slot_with_a_counter_of_somebody_else_is_not_counted(store: SystemdBootStore, esp: Path) -> None:
+    entries = esp / "loader/entries"
+    (entries / "slot-A.conf").rename(entries / "slot-A+3.conf")
+    assert shown(store.read()) == shown(GOOD_A)
+    store.commit(GOOD_A)
+    assert shown(store.read()) == shown(GOOD_A)
+    assert names(esp) == ["slot-A.conf"]
+
+
 def test_a_path_that_does_not_fit_beside_a_trial_is_refused_before_anything_is_written(esp: Path, files: Noted) -> None:
     images = {slot: {"kernel": esp / ("x" * 200) / ("y" * 200) / slot} for slot in SLOTS}
     with pytest.raises(ConfigError, match=r"takes 6\d\d bytes") as caught:

@@ -111,6 +111,15 @@ def test_a_file_system_without_room_is_refused_before_anything_is_written(esp: P
     assert not places["initrd"].exists()
 
 
+def test_images_leave_room_for_the_boot_entries_that_come_after_them(esp: Path, build: Callable[..., Path]) -> None:
+    room = os.statvfs(esp)
+    # All of it but the block that a new name may need.
+    filling = random.Random(5).randbytes((room.f_bavail - 1) * room.f_frsize)
+    with pytest.raises(ConfigError, match="its file system lacks"):
+        flash({"kernel": esp / "B/vmlinuz"}, build(kernel=("file", filling)))
+    assert not (esp / "B/vmlinuz").exists()
+
+
 def test_a_file_that_only_fits_over_its_old_self_is_taken(esp: Path, build: Callable[..., Path]) -> None:
     places = {"kernel": esp / "B/vmlinuz"}
     places["kernel"].write_bytes(bytes(900_000))
