@@ -314,12 +314,22 @@ def _note(record: Record, slot: str, state: SlotState, **changes: object) -> Rec
     return replace(record, slots={**record.slots, slot: replace(known, state=state, **changes)})  # type: ignore[arg-type]
 
 
+def emptied(facts: Facts) -> bool:
+    """The store is valid and says nothing, though a flash has written to one: made anew by grub-editenv, or set to what its
+    factory or firmware puts there. The boot side goes by its defaults then, whatever the slots hold."""
+    boot, record = facts.boot, facts.record
+    return boot is not None and boot.fresh and record is not None and record.attempt is not None
+
+
 def rebuild(facts: Facts) -> tuple[Step, ...]:
-    """Steps of the service where the store is unreadable.
+    """Steps of the service where the store is unreadable or emptied; none where it is neither.
 
     Raises StoreUnreadable unless this very location was seen valid before, and held nothing that only the bootloader knew.
     """
     record = facts.record
+    if facts.boot is not None:
+        leave = emptied(facts) and record is not None and record.store == facts.store
+        return (refill(facts),) if leave else ()
     if record is None or not facts.store or record.store != facts.store:
         raise StoreUnreadable(
             f"boot store {facts.store} holds no valid state, and the record gives no leave to rebuild it",
@@ -328,8 +338,13 @@ def rebuild(facts: Facts) -> tuple[Step, ...]:
     return (RebuildBoot(rebuilt(facts), "the store was valid before and is not now"),)
 
 
+def refill(facts: Facts) -> CommitBoot:
+    """What fills an emptied store."""
+    return CommitBoot(rebuilt(facts), "it was emptied, and the record knows what it held")
+
+
 def rebuilt(facts: Facts) -> BootState:
-    """What an unreadable store is rebuilt to, with the root hash of every slot that may boot."""
+    """What an unreadable or emptied store is rebuilt to, with the root hash of every slot that may boot."""
     state = _rebuilt(facts)
     known = {slot: (facts.record.slots.get(slot) if facts.record else None) or facts.heads.get(slot) for slot in state.order}
     # Of no other slot: a store may have no place for it, and the next arming brings it anyway.

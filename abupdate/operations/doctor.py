@@ -35,7 +35,7 @@ def check_state(board: Board) -> Iterable[Finding]:
     yield Finding(grade, "situation", f"{where.value}, slot {facts.booted} runs", hint)
     if facts.record is None:
         yield Finding(Grade.WARN, "record", "there is none (or none that this version reads)", "the next operation rebuilds it from facts")
-    if _emptied(facts):
+    if machine.emptied(facts):
         text = "holds none of our variables, though slots were flashed here: the boot side goes by its defaults, whatever they hold"
         yield Finding(Grade.WARN, "boot store", text, "abupdate doctor --fix writes what the record knows")
     elif facts.boot.fresh:
@@ -69,11 +69,6 @@ def check_floor(board: Board) -> Iterable[Finding]:
         yield Finding(Grade.WARN, "floor", f"{outside.problem.message}: the other copies decide", outside.problem.hint)
 
 
-def _emptied(facts: Facts) -> bool:
-    """Valid and without a word of ours, where a flash has written some: made anew by grub-editenv, or set to its factory's values."""
-    return facts.boot is not None and facts.boot.fresh and facts.record is not None and facts.record.attempt is not None
-
-
 _GRADES = {
     Situation.UNKNOWN: (Grade.WARN, "abupdate doctor --fix takes the slot on trial out"),
     Situation.FELL_BACK: (Grade.WARN, "the service records it at its next start, or abupdate doctor --fix now"),
@@ -88,8 +83,8 @@ def repairs(facts: Facts) -> tuple[Step, ...]:
     knows about, raise copies of the floor that are behind."""
     if facts.boot is None:
         return (RebuildBoot(machine.rebuilt(facts), "no copy of the boot state is valid"),)
-    if _emptied(facts):
-        return (CommitBoot(machine.rebuilt(facts), "it was emptied, and the record knows what it held"),)
+    if machine.emptied(facts):
+        return (machine.refill(facts),)
     settled = machine.settle(facts)
     if settled:
         return settled

@@ -140,8 +140,7 @@ class Service:
             # Nobody pets while it waits, and some hardware leaves less than a flash takes.
             with board.state.lock(min(_LOOK_S, self._granted_s / 3)):
                 facts = observe(board, readable=False)
-                if facts.boot is None:
-                    perform(board, machine.rebuild(facts))
+                perform(board, machine.rebuild(facts))
                 facts = settle(board)
                 perform(board, machine.decide(facts, machine.Start()))
                 if machine.situation(facts) is Situation.ARMED:

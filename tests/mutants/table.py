@@ -1875,6 +1875,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _DIALECTS,
     ),
     Mutant(
+        "emptied store: the service leaves it to the boot side's default",
+        "abupdate/machine.py",
+        "return (refill(facts),) if leave else ()",
+        "return ()",
+        "the next boot takes a slot that may hold half an update",
+        (f"{_UNIT}/test_machine.py", f"{_UNIT}/test_service.py"),
+    ),
+    Mutant(
+        "emptied store: filled from a record that was kept beside another one",
+        "abupdate/machine.py",
+        "leave = emptied(facts) and record is not None and record.store == facts.store",
+        "leave = emptied(facts)",
+        "a new board is told what another one held",
+        (f"{_UNIT}/test_machine.py",),
+    ),
+    Mutant(
         "rauc: our own script's dialect under its script",
         "abupdate/bootwiring.py",
         "if not chosen.dialect and kernel_argument",

@@ -16,6 +16,7 @@ from tests.sim.contents import V1, V2, V3, Content, nature
 from tests.sim.device import Device, durable, new_device, power_up, reboot
 from tests.sim.filesystem import Files
 from tests.sim.judge import Scenario
+from tests.sim.parts import Part
 from tests.sim.rings import V2_OF_RING_3
 from tests.sim.state import STATE
 
@@ -88,11 +89,19 @@ class Ways:
         """The store is gone while B is the good one; U-Boot's default starts A."""
         return self._torn(reboot(self.both_good(store)))
 
-    def _torn(self, device: Device) -> Device:
+    def emptied_on_a(self, store: BootPlace) -> Device:
+        """What the store's factory puts there has come back while A runs; B is written and was never tried."""
+        return self._torn(reboot(self.written(store)), store.blank())
+
+    def emptied_on_b(self, store: BootPlace) -> Device:
+        """The same while B is the good one."""
+        return self._torn(reboot(self.both_good(store)), store.blank())
+
+    def _torn(self, device: Device, left: Part | None = None) -> Device:
         device.service()
-        erased = device.store.erased()
-        assert erased is not None
-        device.machine.put("env", erased)
+        left = left or device.store.erased()
+        assert left is not None
+        device.machine.put("env", left)
         return power_up(durable(device.machine.parts), device.store, self.folder)
 
     def forgetful(self, store: BootPlace) -> Device:
@@ -155,6 +164,10 @@ def applies(scenario: str, place: BootPlace) -> bool:
         return False
     if scenario.startswith("service, store torn"):
         return place.erased() is not None
+    if scenario.startswith("service, store emptied"):
+        # Elsewhere the factory has put slot A's entries there, and a board that it has put there again is a new one.
+        state = place.state(place.blank())
+        return state is not None and state.fresh
     if scenario == "service, confirmed slot destroyed":
         # Without the marker nothing says that the slot is still of the order.
         return place.traits.falls_through and place.name != "efi-torn"
@@ -199,6 +212,26 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
         ),
         Scenario(
             "service, store torn on B", ways.torn_on_b, goals.nothing, goals.rebuilt, BOTH, starts=True, blind=True, stays=frozenset()
+        ),
+        Scenario(
+            "service, store emptied on A",
+            ways.emptied_on_a,
+            goals.nothing,
+            goals.rebuilt,
+            FACTORY,
+            starts=True,
+            blind=True,
+            stays=frozenset(),
+        ),
+        Scenario(
+            "service, store emptied on B",
+            ways.emptied_on_b,
+            goals.nothing,
+            goals.rebuilt,
+            BOTH,
+            starts=True,
+            blind=True,
+            stays=frozenset(),
         ),
         Scenario("service, boots refilled", ways.started, goals.nothing, goals.same, BOTH, starts=True, stays=frozenset("AB")),
         Scenario("keyring update", ways.running, Device.keyring_update, goals.rotated, FACTORY),

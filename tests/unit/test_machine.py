@@ -567,6 +567,18 @@ def test_the_store_is_rebuilt_only_where_it_was_seen_valid() -> None:
     assert (state.order, dict(state.left), state.trial, state.floor) == (("A",), {"A": 10, "B": 0}, None, 5)
 
 
+def test_the_store_is_filled_only_where_a_flash_has_written_to_this_one() -> None:
+    fresh = BootState((), {"A": 0, "B": 0}, fresh=True)
+    known = record(attempt(Phase.CONFIRMED, BEFORE), b=V2)
+    for now in (facts(record=known), facts(fresh), facts(fresh, record=record()), facts(fresh, record=replace(known, store="elsewhere"))):
+        assert machine.rebuild(now) == ()
+    (state,) = commits(machine.rebuild(facts(fresh, "B", known)))
+    assert (state.order, dict(state.left), state.trial, state.fresh) == (("B",), {"A": 0, "B": 10}, None, False)
+    half = record(attempt(Phase.WRITING, BEFORE, "A"), a=replace(V1, state=SlotState.WRITING), b=V2)
+    (state,) = commits(machine.rebuild(facts(fresh, "A", half)))
+    assert (state.order, state.left["A"]) == (("B",), 0), "the boot side's default has taken a slot that holds half an update"
+
+
 def test_a_rebuilt_store_does_not_confirm_the_trial_that_runs() -> None:
     now = facts(None, "B", armed(BEFORE))
     (state,) = commits(machine.rebuild(now))

@@ -862,6 +862,21 @@ def test_a_store_that_was_valid_here_is_rebuilt(bench: Bench) -> None:
     assert workstation.slot_state("B") == "confirmed"
 
 
+def test_a_store_that_was_emptied_is_filled_with_what_the_record_knows(bench: Bench) -> None:
+    """The boot side's default is the other slot, whatever is in it."""
+    workstation = bench.workstation
+    workstation.confirmed("v1", "B")
+    bench.boot("B")
+    bench.terminate_at(2)
+    assert bench.serve() == 0
+    workstation.put_environment("foreign=kept\n")
+    bench.boot("B")
+    assert bench.serve() == 0
+    said = workstation.printed()
+    assert (said["foreign"], said["BOOT_ORDER"], said["BOOT_A_LEFT"], said["BOOT_B_LEFT"]) == ("kept", "B", "0", "a")
+    assert workstation.slot_state("B") == "confirmed"
+
+
 def test_a_store_that_is_lost_during_a_trial(on_trial: Bench) -> None:
     """The record knows of the trial, so it goes on as one and can still be reverted."""
     bench = on_trial
