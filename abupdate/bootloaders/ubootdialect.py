@@ -80,9 +80,14 @@ class Native:
 
     def changed(self, environment: Environment, state: BootState, *, anew: bool = False) -> Environment:
         """See Dialect."""
-        if self.rauc:
-            self._check_rauc(state)
-        return ubootvars.changed(environment, state, self.slots)
+        wanted = ubootvars.changed(environment, state, self.slots)
+        if not self.rauc:
+            return wanted
+        self._check_rauc(state)
+        # A slot that abupdate does not update, a rescue system say, is the last resort of RAUC's script.
+        found = ubootvars.words(environment.get(ubootvars.ORDER))
+        others = [name for name in found if name not in self.slots and name.isascii() and name.isprintable()]
+        return wanted.changed({ubootvars.ORDER: " ".join(dict.fromkeys((*state.order, *others))).encode()})
 
     def largest(self, environment: Environment, state: BootState) -> BootState:
         """See Dialect."""

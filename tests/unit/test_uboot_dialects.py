@@ -239,6 +239,20 @@ def test_floor_that_leaves_no_room_for_a_trial_is_left_out(tmp_path: Path) -> No
     assert store.read().trial == "B"
 
 
+@pytest.mark.parametrize("slot", SLOTS)
+def test_room_that_is_kept_for_a_trial_is_that_of_the_longer_slot(slot: str) -> None:
+    other = "B" if slot == "A" else "A"
+    trial = BootState((slot, other), {slot: 3, other: 0xFF}, slot, POLICY, floor=5)
+    swupdate = SWUpdate(SLOTS, "rootfs", {"A": "the first of them", "B": "second"})
+    for dialect, stored in (
+        (MENDER, env(mender_boot_part="9", bootlimit="3")),
+        (swupdate, env(rootfs="second", bootlimit="3")),
+        (RAUC, env()),
+    ):
+        most = dialect.changed(stored, dialect.largest(stored, replace(trial, trial=None)))
+        assert sum(map(len, most.entries)) >= sum(map(len, dialect.changed(stored, trial).entries))
+
+
 # ---- SWUpdate
 
 
@@ -363,6 +377,16 @@ def test_rauc_board_that_ran_our_script_before_is_refilled_with_what_its_script_
     (step,) = machine.decide(facts, machine.Start())
     store_of(subject).commit(step.state)  # type: ignore[union-attr]
     assert subject.values()["BOOT_A_LEFT"] == "9"
+
+
+def test_rescue_slot_in_raucs_order_stays_the_last_resort(tmp_path: Path) -> None:
+    subject = Rauc(tmp_path)
+    subject.set(BOOT_ORDER="R A B", BOOT_A_LEFT="3", BOOT_B_LEFT="3", BOOT_R_LEFT="3")
+    store_of(subject).commit(BootState(("A",), {"A": 3, "B": 0}))
+    assert subject.values()["BOOT_ORDER"] == "A R"
+    store_of(subject).commit(BootState(("B", "A"), {"A": 3, "B": 3}, "B"))
+    assert (subject.values()["BOOT_ORDER"], subject.values()["BOOT_R_LEFT"]) == ("B A R", "3")
+    assert store_of(subject).read().order == ("B", "A")
 
 
 def test_counter_that_is_missing_is_what_raucs_script_puts_there(tmp_path: Path) -> None:
