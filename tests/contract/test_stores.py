@@ -60,6 +60,7 @@ def test_trial_and_confirmation(board: Board) -> None:
     board.starts("B", board.subject.policy.tries - 1)
     assert machine.situation(board.facts()) is Situation.ON_TRIAL
     assert board.states() == {"A": "confirmed", "B": "trial"}
+    assert board.subject.store().read().left["B"] == board.subject.policy.tries - 1
     (state,) = board.do(machine.Confirm())
     assert state.order == ("B", "A")
     assert board.subject.tool_sees().first == "B"
@@ -131,6 +132,21 @@ def test_a_trial_that_is_used_up_ends_on_the_good_slot_and_is_recorded(board: Bo
     assert (seen.first, seen.trial) == ("A", None)
 
 
+def test_confirmed_slot_that_did_not_start_stays_behind_without_boots(board: Board) -> None:
+    updated(board)
+    left = {"A": full(board), "B": 0}
+    board.subject.store().commit(BootState(("A", "B"), left))
+    board.shows(BootState(("A", "B"), left))
+    assert board.subject.tool_sees().first == "A"
+
+
+def test_floor_is_mirrored_in_the_store_and_stays_there(board: Board) -> None:
+    updated(board)
+    assert board.subject.store().read().floor == 2
+    board.flash("3")
+    assert board.subject.store().read().floor == 2
+
+
 def test_without_the_record_a_trial_is_confirmed_and_reverted_from_the_store_alone(board: Board) -> None:
     board.do(machine.Start())
     board.flash("2")
@@ -156,6 +172,11 @@ def test_what_is_not_abupdates_stays_through_it_all(board: Board) -> None:
 def test_root_hashes_come_and_go_with_their_slots(board: Board) -> None:
     if not board.subject.store().traits.keeps_verity:
         assert board.subject.store().read().verity == {}
+        good = dict.fromkeys(("A", "B"), 1)
+        with pytest.raises(ConfigError) as caught:
+            board.subject.store().commit(BootState(("B", "A"), good, "B", board.subject.policy, verity={"B": ROOT_HASH}))
+        assert caught.value.hint
+        assert board.subject.tool_sees().trial is None
         return
     board.do(machine.Start())
     board.flash("2", verity=ROOT_HASH)

@@ -195,6 +195,17 @@ def test_trial_has_as_many_boots_as_bootlimit_and_a_missing_one_is_written(tmp_p
         assert (subject.values()["bootlimit"], subject.values()["bootcount"]) == ("1", "0")
 
 
+def test_u_boots_counter_is_decimal_and_a_confirmation_sets_it_back(tmp_path: Path) -> None:
+    for subject in (OnMender(tmp_path / "m"), OnSWUpdate(tmp_path / "s")):
+        subject.set(bootlimit="12")
+        assert store_of(subject).traits.max_tries == 12
+        store_of(subject).commit(replace(ARMED, left={"A": 1, "B": 12}))
+        subject.set(bootcount="10")
+        assert store_of(subject).read().left["B"] == 2
+        store_of(subject).commit(BootState(("B", "A"), {"A": 1, "B": 1}, policy=POLICY))
+        assert (subject.values()["bootcount"], subject.values()["bootlimit"]) == ("0", "12")
+
+
 @pytest.mark.parametrize("limit", ["0", "x", "-1"])
 def test_trial_that_u_boot_would_never_leave_is_not_armed(tmp_path: Path, limit: str) -> None:
     subject = OnSWUpdate(tmp_path)
@@ -285,6 +296,11 @@ def test_any_other_ustate_is_no_trial(ustate: str) -> None:
     assert SWUPDATE.state_of(env(rootfs="second", ustate=ustate)).trial is None
     found = SWUPDATE.state_of(env(rootfs="second", ustate=ustate, BOOT_ORDER="B A"))
     assert (found.order, found.trial) == (("B", "A"), None)
+
+
+def test_copy_that_swupdate_is_testing_is_on_trial() -> None:
+    found = SWUPDATE.state_of(env(rootfs="second", ustate="2", bootlimit="3", upgrade_available="1", bootcount="1"))
+    assert (found.order, found.trial, found.left["B"]) == (("B", "A"), "B", 2)
 
 
 def test_ustate_that_nobody_took_back_after_an_update_long_ago_is_no_trial() -> None:
