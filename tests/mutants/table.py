@@ -1786,6 +1786,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _LOOP,
     ),
     Mutant(
+        "grub: a slot that RAUC has marked bad is good",
+        "abupdate/bootloaders/grubvars.py",
+        "    order = tuple(slot for slot in listed if good[slot])\n",
+        "    order = listed\n",
+        "going back to it is promised, and the script passes it over",
+        (f"{_UNIT}/test_grub_store.py",),
+    ),
+    Mutant(
+        "grub: counts of one digit",
+        "abupdate/bootloaders/grubvars.py",
+        'MAX_COUNT).rjust(2, b"0")',
+        "MAX_COUNT)",
+        "GRUB's own count moves what stands behind, over both sectors",
+        (f"{_UNIT}/test_grub_store.py",),
+    ),
+    Mutant(
         "grubenv: boot state in the second sector is dropped before the first is written",
         "abupdate/formats/grubenv.py",
         "    if _same(torn, before, names):\n",

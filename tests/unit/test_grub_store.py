@@ -270,6 +270,18 @@ def test_raucs_variables_keep_raucs_meaning(path: Path) -> None:
         store.commit(BootState(("A",), {"A": 1, "B": 0}, verity={"A": "5a"}))
 
 
+def test_slot_that_rauc_has_marked_bad_is_out_though_its_name_stays_in_the_order(path: Path) -> None:
+    """As `rauc status mark-bad` leaves it."""
+    edit(path, "set", "ORDER=B A", "A_OK=0", "A_TRY=0", "B_OK=1", "B_TRY=0")
+    found = GrubStore(path, SLOTS, "rauc").read()
+    assert (found.order, found.left) == (("B",), {"A": 0, "B": 1})
+
+
+def test_counts_have_two_digits_so_that_grub_moves_nothing_when_it_counts(path: Path) -> None:
+    GrubStore(path, SLOTS).commit(BootState(("B", "A"), {"A": 10, "B": 3}, "B"))
+    assert (edit(path, "list")["A_LEFT"], edit(path, "list")["B_LEFT"]) == ("10", "03")
+
+
 def test_the_floors_mirror_stands_beside_raucs_variables(path: Path) -> None:
     store = GrubStore(path, SLOTS, "rauc")
     store.commit(BootState(("A",), {"A": 1, "B": 0}, floor=31))
