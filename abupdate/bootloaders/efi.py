@@ -173,10 +173,12 @@ class EfiStore(Bootloader):
                 verb = "write boot entry" if seen.entry(slot) is None else "mend boot entry"
                 text = f"{verb} {wanted.description!r}: {where[1] if where else '?'} with {efiboot.decode_cmdline(wanted.data)}"
                 found.append(Repair(text, partial(self._repair, slot)))
-        first = self._first_slot(seen)
-        if not ordered(seen, self._slots) and first is not None:
-            run: Callable[[], None] = partial(self._write_order, (first,))
-            if trial_slot(seen, self._slots) is None:
+        first, named = self._first_slot(seen), ordered(seen, self._slots)
+        # Of a slot that is good and runs, whose entry was deleted, the place is known as well.
+        lost = seen.marker is not None and f"abupdate.slot={first}" in self._said().split()
+        if first is not None and first not in named and (lost or not named):
+            run: Callable[[], None] = partial(self._write_order, (first, *named))
+            if trial_slot(seen, self._slots) is None and not named:
                 run = partial(self.commit, BootState((first,), {first: 1}, verity=state_of(seen, self._slots).verity))
             found.append(Repair(f"put {description(first)!r} first in BootOrder", run))
         return tuple(found)

@@ -117,6 +117,9 @@ def state_of(seen: Firmware, slots: tuple[str, ...]) -> BootState:
     named = ordered(seen, slots)
     order = [trial] if trial is not None else []
     order += [slot for slot in named if slot != trial and (slot in marker.good or slot == named[0])]
+    if len(order) == 1 and trial is not None and seen.marker is not None:
+        # Somebody deleted entries: the way back is still known, and made anew by the commit that goes it or keeps it.
+        order += [slot for slot in seen.marker.good if slot in slots and slot != trial]
     left = {slot: int(slot in order and slot != trial) for slot in slots}
     if trial is not None:
         left[trial] = int(seen.slot_of(seen.following, slots) == trial or named[:1] == (trial,))

@@ -589,3 +589,30 @@ def test_an_inactive_entry_in_the_bootorder_is_no_second_way_to_a_trial(flash: F
     store.commit(ARMED)
     assert option(flash, B).active
     assert order(flash) == (A, VENDOR)
+
+
+def test_a_good_slot_whose_entry_is_deleted_during_a_trial_is_still_the_way_back(flash: Flash, store: EfiStore) -> None:
+    store.commit(OUT)
+    store.commit(ARMED)
+    runs(flash, B)
+    flash.delete("Boot0001")
+    assert shown(store.read()) == shown(replace(ARMED, left={"A": 1, "B": 0}))
+    store.commit(BootState(("A",), {"A": 1, "B": 0}))
+    assert shown(store.read()) == shown(OUT)
+    assert store.repairs() == ()
+
+
+def test_doctor_puts_a_good_slot_that_runs_and_whose_entry_was_deleted_back_into_its_place(flash: Flash, tmp_path: Path) -> None:
+    said = tmp_path / "cmdline"
+    said.write_text("ro abupdate.slot=B\n")
+    store = EfiStore(FILES, esp=Path("/efi"), variables=flash, partition=lambda: PARTITION, proc_cmdline=said)
+    store.commit(OUT)
+    store.commit(ARMED)
+    runs(flash, B)
+    store.commit(CONFIRMED)
+    flash.delete("Boot0002")
+    assert store.read().order == ("A",)
+    for repair in store.repairs():
+        repair.run()
+    assert store.read().order == ("B", "A")
+    assert store.repairs() == ()
