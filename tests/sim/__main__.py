@@ -33,7 +33,7 @@ WHOLE = Limits(depth=3, most=128, samples=64, again=1500)
 OTHERS = Limits(depth=3, most=16, samples=8, again=700)
 FEW = Limits(depth=1, most=8, samples=0)
 # Distinct states of a whole run. Far fewer would mean that something is not explored any more, and nobody would see it.
-AT_LEAST = 130_000
+AT_LEAST = 400_000
 _FLEET = {one.name: one for one in fleetlog.SCENARIOS}
 
 
@@ -146,7 +146,8 @@ def _tell(one: Explored) -> Explored:
 def report(chosen: list[Task], done: list[Explored], at_least: int = 0) -> int:
     """Print the table; 1 where something failed, or where there are fewer distinct states than `at_least`."""
     places = list(dict.fromkeys(task.place for task in chosen))
-    print(f"{'operation':36}" + "".join(f"{place:>9}" for place in places) + f"{'runs':>9}{'states':>9} failures")
+    widths = {place: max(9, len(place) + 1) for place in places}
+    print(f"{'operation':36}" + "".join(f"{place:>{widths[place]}}" for place in places) + f"{'runs':>9}{'states':>9} failures")
     everything: set[bytes] = set()
     failures = lost = 0
     for operation in sorted(dict.fromkeys(task.operation for task in chosen)):
@@ -156,7 +157,8 @@ def report(chosen: list[Task], done: list[Explored], at_least: int = 0) -> int:
         everything |= states
         failures += len(broken)
         lost += sum(one.lost for one in row.values())
-        numbers = "".join(f"{len(row[place].states) // 16:9}" if place in row else f"{'-':>9}" for place in places)
+        counts = {place: str(len(row[place].states) // 16) if place in row else "-" for place in places}
+        numbers = "".join(f"{counts[place]:>{widths[place]}}" for place in places)
         print(f"{operation:36}{numbers}{sum(one.runs for one in row.values()):9}{len(states):9} {len(broken)}")
         for violation in broken:
             print(f"VIOLATION {violation[:600]}")
