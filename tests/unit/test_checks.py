@@ -155,10 +155,11 @@ def test_a_flood_is_bounded_and_its_end_kept(script: Script) -> None:
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    flood = one(script("10-flood", "exec yes flooding"))
+    # On a busy host a program may take a second until its first word.
+    flood = one(script("10-flood", "exec yes flooding"), timeout_s=3)
     # The signal may end its last word in the middle.
     start, _, word = flood.reason.partition(", last said: ")
-    assert start == "no answer within 0.5 s"
+    assert start == "no answer within 3 s"
     assert word
     assert "flooding".startswith(word)
     long = one(script("20-long", "head -c 20000000 /dev/zero | tr '\\0' x; echo; echo the end"), timeout_s=20)
