@@ -61,6 +61,16 @@ def test_capabilities_that_a_boot_store_needs_are_not_taken_away(unit: Path) -> 
 
 
 @pytest.mark.parametrize("unit", [*UNITS, CONFIRMED], ids=lambda unit: unit.name)
+def test_folders_that_a_boot_store_may_be_a_file_in_stay_writable(unit: Path) -> None:
+    """Where a path is both, systemd takes ProtectSystem=, which closes /boot and /efi unless it is off, for ReadWritePaths=."""
+    assert "ProtectSystem" not in dict(settings(unit))
+    closed = [
+        word.lstrip("-") for name, value in settings(unit) if name in ("ReadOnlyPaths", "InaccessiblePaths") for word in value.split()
+    ]
+    assert closed == ["/usr", "/etc"]
+
+
+@pytest.mark.parametrize("unit", [*UNITS, CONFIRMED], ids=lambda unit: unit.name)
 def test_the_figure_of_systemd_analyze(unit: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", str(unit)], capture_output=True, text=True, timeout=60, check=True
@@ -82,7 +92,7 @@ thisboot.LinuxBoot.boottime_s = lambda boot: time.monotonic() - booted_s
 from abupdate.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
-# A mount namespace as ProtectSystem=full makes it (and /run, so that this machine's own stays as it is), then the capabilities.
+# A mount namespace as ReadOnlyPaths=/usr /etc makes it (and /run, so that this machine's own stays as it is), then the capabilities.
 ENTER = """
 set -e
 for folder in /usr /etc; do mount --bind $folder $folder; mount -o remount,bind,ro $folder; done
