@@ -15,7 +15,7 @@ from tests.qemu.guest import boots_seen, confirm, flash, settled_environment
 from tests.qemu.mmc_bench import MmcBench
 from tests.qemu.test_uboot_saveenv import ARM, HOOK
 
-pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(500)]
 
 
 class MmcDevice(Device):

@@ -168,7 +168,6 @@ def test_kernel_on_trial_that_does_not_load_costs_its_boots_and_then_the_good_sl
     assert slot_of(board.power_on()) == ("A", False)
 
 
-@pytest.mark.slow
 def test_confirmed_kernel_that_does_not_load_leaves_the_device_on_the_other_slot(counted: Rig) -> None:
     board = counted.board(boot_b=GONE)
     started(counted, board)
@@ -180,7 +179,6 @@ def test_confirmed_kernel_that_does_not_load_leaves_the_device_on_the_other_slot
     assert (board.copy(0), board.copy(1)) == before
 
 
-@pytest.mark.slow
 def test_slot_that_is_not_noted_as_good_never_boots_for_one_that_does_not_load(counted: Rig) -> None:
     """It may hold half an update."""
     board = counted.board(boot_a=GONE)
@@ -190,7 +188,6 @@ def test_slot_that_is_not_noted_as_good_never_boots_for_one_that_does_not_load(c
     assert "no slot can be started, reset" in boot.console
 
 
-@pytest.mark.slow
 def test_reverted_trial_never_boots_again(counted: Rig) -> None:
     board = counted.board()
     started(counted, board)
@@ -202,7 +199,6 @@ def test_reverted_trial_never_boots_again(counted: Rig) -> None:
     assert counted.store(board).read() == GOOD_A
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mender", "swupdate"])
 def test_u_boot_that_does_not_count_starts_no_trial(name: str, tmp_path: Path, mmc_uboot: Path) -> None:
     """Such a build leaves bootcount as it is stored; the script is all that can notice."""
@@ -216,7 +212,6 @@ def test_u_boot_that_does_not_count_starts_no_trial(name: str, tmp_path: Path, m
     assert rig.store(board).read().order == ("A",)
 
 
-@pytest.mark.slow
 def test_without_upgrade_available_nothing_is_on_trial(counted: Rig) -> None:
     """An old ustate of 1 must not send a board to its other slot."""
     board = counted.board()
@@ -228,7 +223,6 @@ def test_without_upgrade_available_nothing_is_on_trial(counted: Rig) -> None:
     assert (board.copy(0), board.copy(1)) == before
 
 
-@pytest.mark.slow
 def test_write_protected_card_never_goes_back_to_the_trial_in_the_boot_that_ended_it(counted: Rig) -> None:
     board = counted.board()
     started(counted, board)
@@ -248,7 +242,6 @@ def test_watchdog_ends_trials_that_hang_until_altbootcmd_goes_back(counted: Rig)
     assert counted.store(board).read().order == ("A",)
 
 
-@pytest.mark.slow
 def test_random_states_agree_with_the_model(counted: Rig) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     draw = random.Random(seed)
@@ -324,7 +317,6 @@ def test_letters_are_no_numbers_to_raucs_comparison(rauc: Rig) -> None:
     assert any("BOOT_A_LEFT is 'a'" in finding.text for finding in rauc.store(board).inspect())
 
 
-@pytest.mark.slow
 def test_rauc_kernel_on_trial_that_does_not_load_costs_its_boots(rauc: Rig) -> None:
     board = rauc.board(boot_b=GONE)
     rauc.store(board).commit(RAUC_ARMED)

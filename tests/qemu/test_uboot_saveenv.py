@@ -24,22 +24,7 @@ RANDOM_STATES = 30
 REFUSED = {".flags", "ethaddr", "ipaddr", "path", "baudrate", "abu_part_A"}
 # More variables than U-Boot holds at all.
 BEYOND = {"a thousand foreign variables"}
-REPRESENTATIVE = {
-    "fresh board, A empty",
-    "confirmed is counted",
-    "confirmed used up: the other good one",
-    "trial is counted",
-    "trial, last try",
-    "kernel missing on trial",
-    "junk for a kernel on trial",
-    "write-protected: confirmed boots",
-    "write-protected: never the trial",
-    "all used up with a trial",
-    "no kernel anywhere",
-    "timeout 1005",
-    "foreign variables",
-}
-NAMES = [name if name in REPRESENTATIVE else pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in BEYOND]
+NAMES = [name for name in CASES if name not in BEYOND]
 # i6300esb as in boot.cmd's board block, on one line: what a board's own variable would hold.
 ARM = (
     "setexpr.l abu_bar *0x40100f0010; setexpr abu_reload ${abu_bar} + 0xc; setexpr abu_ticks ${abu_timeout} * 0x200; "
@@ -93,7 +78,6 @@ def test_decision_is_that_of_boot_cmd(bench: MmcBench, name: str) -> None:
     assert args.get("abupdate.verity", "") == case.env.get(f"BOOT_{case.slot}_VERITY", "")
 
 
-@pytest.mark.slow
 def test_random_states_agree_with_the_model(bench: MmcBench) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     draw = random.Random(seed)
@@ -213,7 +197,6 @@ def test_board_s_watchdog_ends_a_trial_that_hangs_until_the_tries_are_used_up(be
     [(CONFIRMED, HANG, 0), (TRIAL, HANG, 3), (TRIAL, JUNK, 0), ({**TRIAL, "BOOT_TIMEOUT": "0"}, HANG, 0)],
     ids=["confirmed", "trial", "no kernel on trial", "timeout 0"],
 )
-@pytest.mark.slow
 def test_watchdog_runs_only_under_a_kernel_on_trial(bench: MmcBench, env: dict[str, str], b: str, lock: int) -> None:
     board = bench.board(boot_a=HANG, boot_b=b)
     board.set({**env, "abu_arm": ARM})
