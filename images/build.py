@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from images import bundles, disk, packages, systemd, trees, uefi
+from images import bundles, disk, packages, systemd, systemd_uefi, trees
 from images.arch import ARM64, Arch
 from images.cache import TREE, Cache, Input, say
 
@@ -159,12 +159,12 @@ def _arm64(cache: Cache, ring: Path) -> dict[str, Path]:
     names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
     results = {name: result / name for result, several in names.items() for name in several}
     parts = slot.parts
-    slots = systemd.slots(cache, ARM64, parts.base, parts.kernel.parent, parts.project, ring / "keyring.abk", uefi.CONFIGS)
+    slots = systemd.slots(cache, ARM64, parts.base, parts.kernel.parent, parts.project, ring / "keyring.abk", systemd_uefi.CONFIGS)
     made = systemd.device_disk(cache, slot.boot, slots, ENVIRONMENT, BOOT_BYTES, DATA_BYTES)
     bundled = systemd.bundles_disk(cache, {"boot": slot.boot}, slots, ring)
     names = {made: ("disk.img", "flash.img"), bundled: ("bundles.img", "bundles")}
     results |= {f"systemd/{name}": result / name for result, several in names.items() for name in several}
-    return results | uefi.build(cache, parts.kernel, parts.initrd, slots, ring)
+    return results | systemd_uefi.build(cache, parts.kernel, parts.initrd, slots, ring)
 
 
 def _x86(cache: Cache, ring: Path) -> dict[str, Path]:

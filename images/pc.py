@@ -1,4 +1,4 @@
-"""What a PC boots from: FAT file systems, GRUB for BIOS and for UEFI, systemd-boot, unified kernel images."""
+"""What a PC boots from, and in part an arm64 board with UEFI: FAT, GRUB for BIOS and for UEFI, systemd-boot, unified kernel images."""
 
 from __future__ import annotations
 

@@ -123,9 +123,10 @@ def sectors(old: bytes, new: bytes) -> tuple[tuple[int, bytes], ...]:
 
 
 def _named(block: Block) -> dict[str, bytes]:
-    """The line of each variable that counts, by name; names that a cut through a line has made are none."""
+    """The line of each variable that counts, by name; names that a cut through a line has made are none. Nor are such that are not ASCII:
+    they are others', which stand whole in the second sector."""
     pairs = ((line.partition(b"=")[0], line) for line in block.lines if not line.startswith(b"#"))
-    return {name.decode("latin-1"): line for name, line in pairs if b"\n" not in name}
+    return {name.decode(): line for name, line in pairs if name.isascii() and b"\n" not in name}
 
 
 def _same(data: bytes, block: Block, names: Iterable[str]) -> bool:

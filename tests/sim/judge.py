@@ -113,8 +113,9 @@ class Judge:
             return f"cannot be observed: {error.message}"
 
     def _says_nothing(self, device: Device) -> bool:
-        state = device.store.state(device.machine.parts[0])
-        return state is None or state.fresh
+        """Unreadable, or still what the scenario began with. Nothing else may ever leave a store without a word."""
+        part = device.machine.parts[0]
+        return lost(device.store, part) or part == self.start.machine.parts[0]
 
     def _lie(self, device: Device) -> str:
         facts = device.facts()

@@ -97,6 +97,10 @@ class Ways:
         """The same while B is the good one."""
         return self._torn(reboot(self.both_good(store)), store.blank())
 
+    def emptied_on_trial(self, store: BootPlace) -> Device:
+        """The same while B is on trial."""
+        return self._torn(self.on_trial(store), store.blank())
+
     def _torn(self, device: Device, left: Part | None = None) -> Device:
         device.service()
         left = left or device.store.erased()
@@ -182,6 +186,12 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
     def flash(content: Content = V2, *, activate: bool = True) -> Callable[[Device], None]:
         return lambda device: device.flash(content, activate=activate)
 
+    def lost(
+        name: str, prepare: Callable[[BootPlace], Device], confirmed: frozenset[tuple[str, str]], reverts: frozenset[str] = frozenset()
+    ) -> Scenario:
+        """What the store held is gone, and the service writes what the record knows."""
+        return Scenario(name, prepare, goals.nothing, goals.rebuilt, confirmed, reverts=reverts, starts=True, blind=True, stays=frozenset())
+
     return (
         Scenario("flash, fresh board", ways.factory, flash(), goals.flashed("B", "2.0"), FACTORY, arms=on_b),
         Scenario(
@@ -207,32 +217,11 @@ def scenarios(folder: Path) -> tuple[Scenario, ...]:
         ),
         Scenario("service, after a fallback", ways.fallen_back, goals.nothing, goals.cleaned_up, FACTORY, reverts=on_b, starts=True),
         Scenario("service, confirmed slot destroyed", ways.destroyed, goals.nothing, goals.fell_through, BOTH, reverts=on_b, starts=True),
-        Scenario(
-            "service, store torn on A", ways.torn_on_a, goals.nothing, goals.rebuilt, FACTORY, starts=True, blind=True, stays=frozenset()
-        ),
-        Scenario(
-            "service, store torn on B", ways.torn_on_b, goals.nothing, goals.rebuilt, BOTH, starts=True, blind=True, stays=frozenset()
-        ),
-        Scenario(
-            "service, store emptied on A",
-            ways.emptied_on_a,
-            goals.nothing,
-            goals.rebuilt,
-            FACTORY,
-            starts=True,
-            blind=True,
-            stays=frozenset(),
-        ),
-        Scenario(
-            "service, store emptied on B",
-            ways.emptied_on_b,
-            goals.nothing,
-            goals.rebuilt,
-            BOTH,
-            starts=True,
-            blind=True,
-            stays=frozenset(),
-        ),
+        lost("service, store torn on A", ways.torn_on_a, FACTORY),
+        lost("service, store torn on B", ways.torn_on_b, BOTH),
+        lost("service, store emptied on A", ways.emptied_on_a, FACTORY),
+        lost("service, store emptied on B", ways.emptied_on_b, BOTH),
+        lost("service, store emptied on trial", ways.emptied_on_trial, FACTORY, reverts=on_b),
         Scenario("service, boots refilled", ways.started, goals.nothing, goals.same, BOTH, starts=True, stays=frozenset("AB")),
         Scenario("keyring update", ways.running, Device.keyring_update, goals.rotated, FACTORY),
         Scenario("flash that brings keyrings", ways.running, flash(V2_OF_RING_3), goals.flashed("B", "2.0", ring=3), FACTORY, arms=on_b),

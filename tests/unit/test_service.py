@@ -246,6 +246,15 @@ def locked(workstation: Workstation) -> Iterator[None]:
             holder.wait(10)
 
 
+def settled_on_b(bench: Bench) -> Workstation:
+    """v1 is confirmed on B, which runs, and the service has dealt with this boot."""
+    bench.workstation.confirmed("v1", "B")
+    bench.boot("B")
+    bench.terminate_at(2)
+    assert bench.serve() == 0
+    return bench.workstation
+
+
 def reverted(bench: Bench) -> None:
     """The store leads back to A, the hardware was armed before the reboot was ordered, and nobody pets it any more."""
     printed = bench.workstation.printed()
@@ -614,10 +623,7 @@ def test_twelve_boots_leave_every_value_as_it_was(bench: Bench) -> None:
 
 
 def test_a_start_without_need_writes_nothing(bench: Bench) -> None:
-    bench.workstation.confirmed("v1", "B")
-    bench.boot("B")
-    bench.terminate_at(2)
-    assert bench.serve() == 0
+    settled_on_b(bench)
     bench.boot("B")
     before = bench.workstation.snapshot()
     assert bench.serve() == 0
@@ -734,11 +740,7 @@ def test_a_boot_is_settled_also_where_a_copy_of_the_floor_cannot_be_raised(bench
 
 def test_a_boot_is_settled_once(bench: Bench) -> None:
     """A service that is started again must not take an ordered switch for a slot that did not start."""
-    workstation = bench.workstation
-    workstation.confirmed("v1", "B")
-    bench.boot("B")
-    bench.terminate_at(2)
-    assert bench.serve() == 0
+    workstation = settled_on_b(bench)
     assert bench.marker.read_text() == f"boot {bench.boots}\n"
     # Somebody else, with fw_setenv: no record says that it was ordered.
     workstation.setenv("BOOT_ORDER", "A B")
@@ -842,11 +844,7 @@ def test_a_medium_that_refuses_always_is_asked_less_and_less(bench: Bench, monke
 
 
 def test_a_store_that_was_valid_here_is_rebuilt(bench: Bench) -> None:
-    workstation = bench.workstation
-    workstation.confirmed("v1", "B")
-    bench.boot("B")
-    bench.terminate_at(2)
-    assert bench.serve() == 0
+    workstation = settled_on_b(bench)
     workstation.spoil_environment(0, 1)
     bench.boot("B")
     assert bench.serve() == 0
@@ -864,11 +862,7 @@ def test_a_store_that_was_valid_here_is_rebuilt(bench: Bench) -> None:
 
 def test_a_store_that_was_emptied_is_filled_with_what_the_record_knows(bench: Bench) -> None:
     """The boot side's default is the other slot, whatever is in it."""
-    workstation = bench.workstation
-    workstation.confirmed("v1", "B")
-    bench.boot("B")
-    bench.terminate_at(2)
-    assert bench.serve() == 0
+    workstation = settled_on_b(bench)
     workstation.put_environment("foreign=kept\n")
     bench.boot("B")
     assert bench.serve() == 0
@@ -900,11 +894,7 @@ def test_a_store_that_was_never_seen_valid_here_is_left_alone(bench: Bench) -> N
 
 
 def test_a_store_at_another_place_is_left_alone(bench: Bench) -> None:
-    workstation = bench.workstation
-    workstation.confirmed("v1", "B")
-    bench.boot("B")
-    bench.terminate_at(2)
-    assert bench.serve() == 0
+    workstation = settled_on_b(bench)
     env = workstation.env
     workstation.fw_env_config.write_text(f"{env} 0x0 0x3000\n{env} 0x5000 0x3000\n")
     before = workstation.env.read_bytes()

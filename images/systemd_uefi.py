@@ -73,7 +73,7 @@ def board_disk(cache: Cache, board: Board, kernel: Path, initrd: Path, slots: Pa
         debs.name,
         CODE / "disk.py",
         CODE / "pc.py",
-        CODE / "uefi.py",
+        CODE / "systemd_uefi.py",
     ]
     inputs += [TREE / "abupdate/bootloaders/systemdboot.py", TREE / "abupdate/formats/bootentry.py"]
     return cache.step(f"systemd-disk-{board.name}", inputs, make) / "disk.img"

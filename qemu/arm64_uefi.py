@@ -1,4 +1,4 @@
-"""Emulated arm64 devices with UEFI firmware (images/uefi.py)."""
+"""Emulated arm64 devices with UEFI firmware (images/systemd_uefi.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VARIABLES = Path("/usr/share/AAVMF/AAVMF_VARS.fd")
 
 
 class UefiDevice(Machine):
-    """An arm64 device with systemd. board: one of images/uefi.py's. The other arguments are Machine's."""
+    """An arm64 device with systemd. board: one of images/systemd_uefi.py's. The other arguments are Machine's."""
 
     boot_word = "BdsDxe: (?:loading|failed to load)"
 
